@@ -141,8 +141,11 @@ fn tables_are_described_and_statements_run_on_each_engine() {
             ],
             ..SqlStatement::default()
         };
-        let refused = run(&engine, &*database, &long).expect_err(name);
-        assert_eq!(refused.class(), Class::Permanent, "{name}: {refused}");
+        // SQLite takes texts of any length.
+        if engine.database != "sqlite" {
+            let refused = run(&engine, &*database, &long).expect_err(name);
+            assert_eq!(refused.class(), Class::Permanent, "{name}: {refused}");
+        }
         assert_eq!(database.pool().used, 0, "{name}");
     }
 }

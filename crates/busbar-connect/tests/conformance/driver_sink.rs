@@ -216,13 +216,18 @@ fn a_table_is_made_with_the_types_of_the_flow_and_values_are_whole() {
         } else {
             ""
         };
+        // MariaDB's ODBC driver does not say that a number is a truth value.
+        let [yes, no] = match name {
+            "mariadb-odbc" => ["1", "0"],
+            _ => ["true", "false"],
+        };
         assert_eq!(
             there,
             [
                 format!(
-                    "1|a|true|0.30000000000000004|2024-05-06T13:08:09.123456{zone}|00ff|雨😀\n\"'\\"
+                    "1|a|{yes}|0.30000000000000004|2024-05-06T13:08:09.123456{zone}|00ff|雨😀\n\"'\\"
                 ),
-                format!("2|b|false|-1e+300|1969-12-31T23:59:59.999999{zone}||x"),
+                format!("2|b|{no}|-1e+300|1969-12-31T23:59:59.999999{zone}||x"),
             ],
             "{name}"
         );

@@ -7,7 +7,7 @@ use crate::driver::codes;
 
 /// A failure, as the node is told of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fault {
+pub struct OdbcFault {
     /// `credentials`, `table`, `value`, ….
     pub kind: &'static str,
     /// `transient`, `permanent` or `configuration`.
@@ -22,20 +22,20 @@ pub struct Fault {
 
 /// One record of a driver's diagnostics.
 #[derive(Clone, Debug)]
-pub struct Diagnostic {
+pub struct OdbcDiagnostic {
     pub state: String,
     pub code: i32,
     pub said: String,
 }
 
-impl Fault {
+impl OdbcFault {
     /// A failure of a kind, in words.
-    pub fn new(kind: &'static str, said: impl Into<String>) -> Fault {
+    pub fn new(kind: &'static str, said: impl Into<String>) -> OdbcFault {
         let mut said: String = said.into();
         if let Some((end, _)) = said.char_indices().nth(SAID_CHARS_MAX) {
             said.truncate(end);
         }
-        Fault {
+        OdbcFault {
             kind,
             class: class_of(kind),
             state: String::new(),
@@ -45,18 +45,18 @@ impl Fault {
     }
 
     /// The failure that diagnostics are about: the first record that says something.
-    pub fn of(records: &[Diagnostic], product: &str) -> Fault {
-        let of = |record: &Diagnostic, kind| Fault {
+    pub fn of(records: &[OdbcDiagnostic], product: &str) -> OdbcFault {
+        let of = |record: &OdbcDiagnostic, kind| OdbcFault {
             state: record.state.clone(),
             code: record.code,
-            ..Fault::new(kind, plain(&record.said))
+            ..OdbcFault::new(kind, plain(&record.said))
         };
         let mut known = records.iter();
         let known = known.find_map(|record| Some(of(record, kind(record, product)?)));
         let first = || records.first().map(|record| of(record, "refused"));
         known
             .or_else(first)
-            .unwrap_or_else(|| Fault::new("refused", "-"))
+            .unwrap_or_else(|| OdbcFault::new("refused", "-"))
     }
 
     /// Whether only the rows at hand are at fault.
@@ -88,7 +88,7 @@ fn plain(said: &str) -> &str {
     }
 }
 
-fn kind(record: &Diagnostic, product: &str) -> Option<&'static str> {
+fn kind(record: &OdbcDiagnostic, product: &str) -> Option<&'static str> {
     if record.code != 0
         && let Some(known) = codes::kind(product, record.code)
     {
@@ -126,13 +126,13 @@ fn kind(record: &Diagnostic, product: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn of(state: &str, code: i32, said: &str, product: &str) -> Fault {
-        let record = Diagnostic {
+    fn of(state: &str, code: i32, said: &str, product: &str) -> OdbcFault {
+        let record = OdbcDiagnostic {
             state: state.into(),
             code,
             said: said.into(),
         };
-        Fault::of(&[record], product)
+        OdbcFault::of(&[record], product)
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
                 "{state} {code} {said}"
             );
         }
-        assert_eq!(Fault::of(&[], "").kind, "refused");
+        assert_eq!(OdbcFault::of(&[], "").kind, "refused");
     }
 
     #[test]
@@ -224,7 +224,7 @@ mod tests {
             "no [such] table"
         );
         assert_eq!(of("x", 0, "[only]", "").said, "[only]");
-        let long = Fault::new("value", "雨".repeat(SAID_CHARS_MAX * 2));
+        let long = OdbcFault::new("value", "雨".repeat(SAID_CHARS_MAX * 2));
         assert_eq!(long.said.chars().count(), SAID_CHARS_MAX);
     }
 }

@@ -8,28 +8,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::fault::{Diagnostic, Fault};
+use super::fault::{OdbcDiagnostic, OdbcFault};
 use super::library as odbc;
-use super::library::{Handle, Library};
+use super::library::{Handle, OdbcLibrary};
 use super::limits::{COLUMNS_MAX, DIAGNOSTICS_MAX, NAME_CHARS_MAX};
 
 /// The environment of the process; all connections are made in it.
-pub struct Environment {
-    pub library: &'static Library,
+pub struct OdbcEnvironment {
+    pub library: &'static OdbcLibrary,
     handle: Handle,
 }
 
 // SAFETY: the driver manager lets threads allocate connections of one environment at the same time.
-unsafe impl Send for Environment {}
+unsafe impl Send for OdbcEnvironment {}
 // SAFETY: as above.
-unsafe impl Sync for Environment {}
+unsafe impl Sync for OdbcEnvironment {}
 
-impl Environment {
+impl OdbcEnvironment {
     /// The environment, for version 3 of ODBC. It lives as long as the process.
     ///
     /// # Errors
     /// There is no memory.
-    pub fn new(library: &'static Library) -> Result<Environment, Fault> {
+    pub fn new(library: &'static OdbcLibrary) -> Result<OdbcEnvironment, OdbcFault> {
         let mut handle = null_mut();
         // SAFETY: an environment has no parent, and its handle is written to a place of this function.
         let made = unsafe {
@@ -45,8 +45,11 @@ impl Environment {
             }
         };
         match made {
-            odbc::SUCCESS | odbc::SUCCESS_WITH_INFO => Ok(Environment { library, handle }),
-            _ => Err(Fault::new("for-now", "the driver manager has no memory")),
+            odbc::SUCCESS | odbc::SUCCESS_WITH_INFO => Ok(OdbcEnvironment { library, handle }),
+            _ => Err(OdbcFault::new(
+                "for-now",
+                "the driver manager has no memory",
+            )),
         }
     }
 }
@@ -58,14 +61,14 @@ fn number(value: usize) -> *mut c_void {
 
 /// What a thread is doing, for the one that ends what takes too long.
 #[derive(Default)]
-pub struct Running {
+pub struct OdbcRunning {
     /// The statement that the driver is working on.
-    statement: Mutex<Option<(&'static Library, usize)>>,
+    statement: Mutex<Option<(&'static OdbcLibrary, usize)>>,
     /// It took too long.
     late: AtomicBool,
 }
 
-impl Running {
+impl OdbcRunning {
     /// A request begins.
     pub fn begin(&self) {
         self.late.store(false, Ordering::SeqCst);
@@ -94,31 +97,31 @@ impl Running {
 }
 
 /// A connection to a database. It is closed when it is dropped; what is under way is rolled back before.
-pub struct Connection {
-    library: &'static Library,
+pub struct OdbcConnection {
+    library: &'static OdbcLibrary,
     handle: Handle,
     connected: bool,
-    running: Arc<Running>,
+    running: Arc<OdbcRunning>,
     /// A word for the kind of database.
     pub product: String,
 }
 
-impl Connection {
+impl OdbcConnection {
     /// Opens a connection with a connection string, within so many seconds where the driver knows how.
     ///
     /// # Errors
     /// There is no driver, or what the driver says.
     pub fn open(
-        environment: &Environment,
+        environment: &OdbcEnvironment,
         string: &[u16],
         seconds: usize,
         product: &str,
-        running: Arc<Running>,
-    ) -> Result<Connection, Fault> {
+        running: Arc<OdbcRunning>,
+    ) -> Result<OdbcConnection, OdbcFault> {
         let library = environment.library;
         let length = i16::try_from(string.len())
-            .map_err(|_| Fault::new("refused", "the connection string is too long"))?;
-        let mut connection = Connection {
+            .map_err(|_| OdbcFault::new("refused", "the connection string is too long"))?;
+        let mut connection = OdbcConnection {
             library,
             handle: null_mut(),
             connected: false,
@@ -134,7 +137,10 @@ impl Connection {
             )
         };
         if made != odbc::SUCCESS && made != odbc::SUCCESS_WITH_INFO {
-            return Err(Fault::new("for-now", "the driver manager has no memory"));
+            return Err(OdbcFault::new(
+                "for-now",
+                "the driver manager has no memory",
+            ));
         }
         // Not every driver has it.
         let _ = connection.attribute(odbc::ATTR_LOGIN_TIMEOUT, seconds);
@@ -156,7 +162,7 @@ impl Connection {
         Ok(connection)
     }
 
-    fn checked(&self, returned: i16) -> Result<i16, Fault> {
+    fn checked(&self, returned: i16) -> Result<i16, OdbcFault> {
         checked(
             self.library,
             returned,
@@ -166,7 +172,7 @@ impl Connection {
         )
     }
 
-    fn attribute(&self, attribute: i32, value: usize) -> Result<i16, Fault> {
+    fn attribute(&self, attribute: i32, value: usize) -> Result<i16, OdbcFault> {
         // SAFETY: the attributes that are set have numbers as values.
         let set =
             unsafe { (self.library.SQLSetConnectAttrW)(self.handle, attribute, number(value), 0) };
@@ -179,29 +185,29 @@ impl Connection {
     }
 
     /// Whether each statement is a transaction of its own.
-    pub fn set_autocommit(&self, on: bool) -> Result<(), Fault> {
+    pub fn set_autocommit(&self, on: bool) -> Result<(), OdbcFault> {
         self.attribute(odbc::ATTR_AUTOCOMMIT, usize::from(on))
             .map(drop)
     }
 
     /// Ends the transaction: what was done counts.
-    pub fn commit(&self) -> Result<(), Fault> {
+    pub fn commit(&self) -> Result<(), OdbcFault> {
         self.end(odbc::COMMIT)
     }
 
     /// Ends the transaction: nothing was done.
-    pub fn rollback(&self) -> Result<(), Fault> {
+    pub fn rollback(&self) -> Result<(), OdbcFault> {
         self.end(odbc::ROLLBACK)
     }
 
-    fn end(&self, how: i16) -> Result<(), Fault> {
+    fn end(&self, how: i16) -> Result<(), OdbcFault> {
         // SAFETY: the connection is alive.
         let ended = unsafe { (self.library.SQLEndTran)(odbc::CONNECTION, self.handle, how) };
         self.checked(ended).map(drop)
     }
 
     /// What the driver says of itself, as a text.
-    pub fn info(&self, what: u16) -> Result<String, Fault> {
+    pub fn info(&self, what: u16) -> Result<String, OdbcFault> {
         let mut text = [0_u16; 512];
         let mut bytes = 0_i16;
         // SAFETY: the buffer has as many bytes as are said.
@@ -221,7 +227,7 @@ impl Connection {
     }
 
     /// The same, as a number of up to 32 bits.
-    pub fn info_number(&self, what: u16) -> Result<u32, Fault> {
+    pub fn info_number(&self, what: u16) -> Result<u32, OdbcFault> {
         let mut value = 0_u32;
         // SAFETY: no number is longer.
         let said = unsafe {
@@ -238,7 +244,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for OdbcConnection {
     fn drop(&mut self) {
         // SAFETY: statements hold the connection, so there are none any more. Its handle is used by nobody afterwards.
         unsafe {
@@ -255,14 +261,14 @@ impl Drop for Connection {
 }
 
 /// A statement.
-pub struct Statement {
-    pub connection: Rc<Connection>,
+pub struct OdbcStatement {
+    pub connection: Rc<OdbcConnection>,
     handle: Handle,
 }
 
 /// A column of an answer, as the driver describes it.
 #[derive(Clone, Debug)]
-pub struct Description {
+pub struct OdbcDescription {
     pub name: String,
     /// The driver's number for its type.
     pub raw: i32,
@@ -274,7 +280,7 @@ pub struct Description {
 }
 
 /// What came of reading a value.
-pub enum Piece {
+pub enum OdbcPiece {
     /// There is no value.
     Null,
     /// So many bytes, and these are the last.
@@ -285,25 +291,25 @@ pub enum Piece {
     End,
 }
 
-impl Statement {
-    pub fn new(connection: &Rc<Connection>) -> Result<Statement, Fault> {
+impl OdbcStatement {
+    pub fn new(connection: &Rc<OdbcConnection>) -> Result<OdbcStatement, OdbcFault> {
         let mut handle = null_mut();
         // SAFETY: the connection is alive, and kept by what is returned.
         let made = unsafe {
             (connection.library.SQLAllocHandle)(odbc::STATEMENT, connection.handle, &raw mut handle)
         };
         connection.checked(made)?;
-        Ok(Statement {
+        Ok(OdbcStatement {
             connection: Rc::clone(connection),
             handle,
         })
     }
 
-    fn library(&self) -> &'static Library {
+    fn library(&self) -> &'static OdbcLibrary {
         self.connection.library
     }
 
-    fn checked(&self, returned: i16) -> Result<i16, Fault> {
+    fn checked(&self, returned: i16) -> Result<i16, OdbcFault> {
         let product = &self.connection.product;
         checked(
             self.library(),
@@ -315,7 +321,7 @@ impl Statement {
     }
 
     /// Does something that may take long, and can be given up meanwhile.
-    fn running(&self, work: impl FnOnce() -> i16) -> Result<i16, Fault> {
+    fn running(&self, work: impl FnOnce() -> i16) -> Result<i16, OdbcFault> {
         *self.connection.running.statement.lock() = Some((self.library(), self.handle.addr()));
         let returned = work();
         *self.connection.running.statement.lock() = None;
@@ -342,7 +348,7 @@ impl Statement {
     }
 
     /// Has a statement prepared.
-    pub fn prepare(&self, sql: &str) -> Result<(), Fault> {
+    pub fn prepare(&self, sql: &str) -> Result<(), OdbcFault> {
         let library = self.library();
         self.stated(sql, library.SQLPrepare, library.SQLPrepareW)
     }
@@ -353,7 +359,7 @@ impl Statement {
         sql: &str,
         narrow: unsafe extern "C" fn(Handle, *const u8, i32) -> i16,
         wide: unsafe extern "C" fn(Handle, *const u16, i32) -> i16,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), OdbcFault> {
         if self.connection.is_narrow() {
             let length = length(sql.len())?;
             // SAFETY: the text is valid for the call, with its length.
@@ -368,14 +374,14 @@ impl Statement {
     }
 
     /// Executes what is prepared.
-    pub fn execute(&self) -> Result<(), Fault> {
+    pub fn execute(&self) -> Result<(), OdbcFault> {
         // SAFETY: what is bound lives as long as it is bound.
         self.running(|| unsafe { (self.library().SQLExecute)(self.handle) })
             .map(drop)
     }
 
     /// Executes a statement without parameters.
-    pub fn direct(&self, sql: &str) -> Result<(), Fault> {
+    pub fn direct(&self, sql: &str) -> Result<(), OdbcFault> {
         let library = self.library();
         self.stated(sql, library.SQLExecDirect, library.SQLExecDirectW)
     }
@@ -386,9 +392,9 @@ impl Statement {
         catalog: Option<&str>,
         name: &str,
         kinds: Option<&str>,
-    ) -> Result<(), Fault> {
-        let (catalog, name) = (Argument::of(catalog)?, Argument::of(Some(name))?);
-        let (schema, kinds) = (Argument::of(None)?, Argument::of(kinds)?);
+    ) -> Result<(), OdbcFault> {
+        let (catalog, name) = (OdbcArgument::of(catalog)?, OdbcArgument::of(Some(name))?);
+        let (schema, kinds) = (OdbcArgument::of(None)?, OdbcArgument::of(kinds)?);
         // SAFETY: the texts are valid for the call, with their lengths.
         self.running(|| unsafe {
             (self.library().SQLTablesW)(
@@ -412,9 +418,9 @@ impl Statement {
         catalog: Option<&str>,
         schema: Option<&str>,
         name: &str,
-    ) -> Result<(), Fault> {
-        let (catalog, schema) = (Argument::of(catalog)?, Argument::of(schema)?);
-        let (name, column) = (Argument::of(Some(name))?, Argument::of(None)?);
+    ) -> Result<(), OdbcFault> {
+        let (catalog, schema) = (OdbcArgument::of(catalog)?, OdbcArgument::of(schema)?);
+        let (name, column) = (OdbcArgument::of(Some(name))?, OdbcArgument::of(None)?);
         // SAFETY: the texts are valid for the call, with their lengths.
         self.running(|| unsafe {
             (self.library().SQLColumnsW)(
@@ -438,9 +444,9 @@ impl Statement {
         catalog: Option<&str>,
         schema: Option<&str>,
         name: &str,
-    ) -> Result<(), Fault> {
-        let (catalog, schema) = (Argument::of(catalog)?, Argument::of(schema)?);
-        let name = Argument::of(Some(name))?;
+    ) -> Result<(), OdbcFault> {
+        let (catalog, schema) = (OdbcArgument::of(catalog)?, OdbcArgument::of(schema)?);
+        let name = OdbcArgument::of(Some(name))?;
         // SAFETY: the texts are valid for the call, with their lengths.
         self.running(|| unsafe {
             (self.library().SQLPrimaryKeysW)(
@@ -462,9 +468,9 @@ impl Statement {
         catalog: Option<&str>,
         schema: Option<&str>,
         name: &str,
-    ) -> Result<(), Fault> {
-        let (catalog, schema) = (Argument::of(catalog)?, Argument::of(schema)?);
-        let name = Argument::of(Some(name))?;
+    ) -> Result<(), OdbcFault> {
+        let (catalog, schema) = (OdbcArgument::of(catalog)?, OdbcArgument::of(schema)?);
+        let name = OdbcArgument::of(Some(name))?;
         // SAFETY: the texts are valid for the call, with their lengths.
         self.running(|| unsafe {
             (self.library().SQLStatisticsW)(
@@ -483,13 +489,13 @@ impl Statement {
     }
 
     /// What the driver says of the last call, where some rows of an array were not taken.
-    pub fn fault(&self) -> Fault {
+    pub fn fault(&self) -> OdbcFault {
         let records = diagnostics(self.library(), odbc::STATEMENT, self.handle);
-        Fault::of(&records, &self.connection.product)
+        OdbcFault::of(&records, &self.connection.product)
     }
 
     /// Rows that were changed.
-    pub fn row_count(&self) -> Result<usize, Fault> {
+    pub fn row_count(&self) -> Result<usize, OdbcFault> {
         let mut count = 0_isize;
         // SAFETY: the count is written to a place of this function.
         let said = unsafe { (self.library().SQLRowCount)(self.handle, &raw mut count) };
@@ -498,19 +504,19 @@ impl Statement {
     }
 
     /// Columns of the answer; none of a statement that has no answer.
-    pub fn column_count(&self) -> Result<u16, Fault> {
+    pub fn column_count(&self) -> Result<u16, OdbcFault> {
         let mut count = 0_i16;
         // SAFETY: the count is written to a place of this function.
         let said = unsafe { (self.library().SQLNumResultCols)(self.handle, &raw mut count) };
         self.checked(said)?;
         match usize::try_from(count).unwrap_or(0) {
             count if count <= COLUMNS_MAX => Ok(count as u16),
-            count => Err(Fault::new("refused", format!("{count} columns"))),
+            count => Err(OdbcFault::new("refused", format!("{count} columns"))),
         }
     }
 
     /// What a column of the answer is, counted from 1.
-    pub fn describe(&self, column: u16) -> Result<Description, Fault> {
+    pub fn describe(&self, column: u16) -> Result<OdbcDescription, OdbcFault> {
         let mut name = [0_u16; NAME_CHARS_MAX];
         let (mut chars, mut raw, mut size) = (0_i16, 0_i16, 0_usize);
         let (mut digits, mut nullable) = (0_i16, 0_i16);
@@ -530,7 +536,7 @@ impl Statement {
         };
         self.checked(said)?;
         let chars = usize::try_from(chars).unwrap_or(0).min(NAME_CHARS_MAX - 1);
-        Ok(Description {
+        Ok(OdbcDescription {
             name: String::from_utf16_lossy(&name[..chars]),
             raw: raw.into(),
             type_name: self.type_name(column),
@@ -594,7 +600,7 @@ impl Statement {
         buffer: *mut c_void,
         bytes: usize,
         lengths: *mut isize,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), OdbcFault> {
         // SAFETY: the caller says so.
         let bound = unsafe {
             (self.library().SQLBindCol)(
@@ -609,7 +615,7 @@ impl Statement {
         self.checked(bound).map(drop)
     }
 
-    /// Binds a parameter, as [`Statement::bind_column`] does a column.
+    /// Binds a parameter, as [`OdbcStatement::bind_column`] does a column.
     ///
     /// # Safety
     /// Both have places for all sets of parameters, and live until parameters are reset or the statement ends.
@@ -624,7 +630,7 @@ impl Statement {
         buffer: *mut c_void,
         bytes: usize,
         lengths: *mut isize,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), OdbcFault> {
         // SAFETY: the caller says so.
         let bound = unsafe {
             (self.library().SQLBindParameter)(
@@ -644,14 +650,14 @@ impl Statement {
     }
 
     /// The next row, or rowset; whether there is one.
-    pub fn fetch(&self) -> Result<bool, Fault> {
+    pub fn fetch(&self) -> Result<bool, OdbcFault> {
         // SAFETY: what is bound lives as long as it is bound.
         let fetched = self.running(|| unsafe { (self.library().SQLFetch)(self.handle) })?;
         Ok(fetched != odbc::NO_DATA)
     }
 
     /// Makes a row of the rowset the one that values are read of, counted from 1.
-    pub fn position(&self, row: usize) -> Result<(), Fault> {
+    pub fn position(&self, row: usize) -> Result<(), OdbcFault> {
         // SAFETY: nothing is written.
         let there = unsafe {
             (self.library().SQLSetPos)(self.handle, row, odbc::POSITION, odbc::LOCK_NO_CHANGE)
@@ -660,7 +666,7 @@ impl Statement {
     }
 
     /// Reads a value of the current row, or the next piece of it, into a buffer. Texts end with a zero of two bytes.
-    pub fn get(&self, column: u16, c_type: i16, buffer: &mut [u8]) -> Result<Piece, Fault> {
+    pub fn get(&self, column: u16, c_type: i16, buffer: &mut [u8]) -> Result<OdbcPiece, OdbcFault> {
         let mut length = 0_isize;
         let got = self.running(|| {
             // SAFETY: the buffer has as many bytes as are said.
@@ -677,13 +683,13 @@ impl Statement {
         })?;
         let room = buffer.len() - if c_type == odbc::C_WCHAR { 2 } else { 0 };
         Ok(match (got, length) {
-            (odbc::NO_DATA, _) => Piece::End,
-            (_, odbc::NULL_DATA) => Piece::Null,
-            (_, odbc::NO_TOTAL) => Piece::More,
+            (odbc::NO_DATA, _) => OdbcPiece::End,
+            (_, odbc::NULL_DATA) => OdbcPiece::Null,
+            (_, odbc::NO_TOTAL) => OdbcPiece::More,
             (_, length) => match usize::try_from(length) {
-                Ok(length) if length <= room => Piece::Last(length),
-                Ok(_) => Piece::More,
-                Err(_) => return Err(Fault::new("worker", "the driver says no length")),
+                Ok(length) if length <= room => OdbcPiece::Last(length),
+                Ok(_) => OdbcPiece::More,
+                Err(_) => return Err(OdbcFault::new("worker", "the driver says no length")),
             },
         })
     }
@@ -704,7 +710,7 @@ impl Statement {
     }
 }
 
-impl Drop for Statement {
+impl Drop for OdbcStatement {
     fn drop(&mut self) {
         // SAFETY: nobody uses it any more; what is cancelled holds the lock that says what is running.
         let _ = unsafe { (self.library().SQLFreeHandle)(odbc::STATEMENT, self.handle) };
@@ -712,16 +718,16 @@ impl Drop for Statement {
 }
 
 /// A text of a catalogue's function; none is a null.
-struct Argument(Option<Vec<u16>>);
+struct OdbcArgument(Option<Vec<u16>>);
 
-impl Argument {
-    fn of(text: Option<&str>) -> Result<Argument, Fault> {
+impl OdbcArgument {
+    fn of(text: Option<&str>) -> Result<OdbcArgument, OdbcFault> {
         let text: Option<Vec<u16>> = text.map(|text| text.encode_utf16().collect());
         match &text {
             Some(text) if text.len() > NAME_CHARS_MAX => {
-                Err(Fault::new("refused", "the name is too long"))
+                Err(OdbcFault::new("refused", "the name is too long"))
             }
-            _ => Ok(Argument(text)),
+            _ => Ok(OdbcArgument(text)),
         }
     }
 
@@ -735,26 +741,26 @@ impl Argument {
     }
 }
 
-fn length(units: usize) -> Result<i32, Fault> {
-    i32::try_from(units).map_err(|_| Fault::new("refused", "the statement is too long"))
+fn length(units: usize) -> Result<i32, OdbcFault> {
+    i32::try_from(units).map_err(|_| OdbcFault::new("refused", "the statement is too long"))
 }
 
 /// What a function returned, or the failure.
 fn checked(
-    library: &'static Library,
+    library: &'static OdbcLibrary,
     returned: i16,
     kind: i16,
     handle: Handle,
     product: &str,
-) -> Result<i16, Fault> {
+) -> Result<i16, OdbcFault> {
     match returned {
         odbc::SUCCESS | odbc::SUCCESS_WITH_INFO | odbc::NO_DATA => Ok(returned),
-        _ => Err(Fault::of(&diagnostics(library, kind, handle), product)),
+        _ => Err(OdbcFault::of(&diagnostics(library, kind, handle), product)),
     }
 }
 
 /// What the driver says of the last call for a handle.
-fn diagnostics(library: &'static Library, kind: i16, handle: Handle) -> Vec<Diagnostic> {
+fn diagnostics(library: &'static OdbcLibrary, kind: i16, handle: Handle) -> Vec<OdbcDiagnostic> {
     let mut all = Vec::new();
     for record in 1..=DIAGNOSTICS_MAX {
         let mut state = [0_u16; 6];
@@ -778,7 +784,7 @@ fn diagnostics(library: &'static Library, kind: i16, handle: Handle) -> Vec<Diag
         }
         let chars = usize::try_from(chars).unwrap_or(0).min(NAME_CHARS_MAX - 1);
         let state = String::from_utf16_lossy(&state[..5]);
-        all.push(Diagnostic {
+        all.push(OdbcDiagnostic {
             state: state.trim_end_matches('\0').to_owned(),
             code,
             said: String::from_utf16_lossy(&said[..chars])

@@ -10,12 +10,12 @@ pub type Handle = *mut c_void;
 
 /// What can go wrong before there is a driver manager.
 #[derive(Debug)]
-pub struct LibraryMissing {
+pub struct OdbcLibraryMissing {
     /// The file that was looked for.
     pub library: String,
 }
 
-macro_rules! library {
+macro_rules! odbc_functions {
     ($(#[$doc:meta])* $library:ident { $($name:ident($($argument:ty),*);)* }) => {
         $(#[$doc])*
         pub struct $library {
@@ -43,9 +43,9 @@ macro_rules! library {
     };
 }
 
-library! {
+odbc_functions! {
     /// The driver manager: unixODBC.
-    Library {
+    OdbcLibrary {
         SQLAllocHandle(i16, Handle, *mut Handle);
         SQLBindCol(Handle, u16, i16, Handle, isize, *mut isize);
         SQLBindParameter(Handle, u16, i16, i16, i16, usize, i16, Handle, isize, *mut isize);
@@ -79,18 +79,20 @@ library! {
     }
 }
 
-impl Library {
+impl OdbcLibrary {
     /// Loads the driver manager; it is never unloaded.
     ///
     /// # Errors
     /// It is not installed, or is none.
-    pub fn load(name: &CStr) -> Result<&'static Library, LibraryMissing> {
+    pub fn load(name: &CStr) -> Result<&'static OdbcLibrary, OdbcLibraryMissing> {
         // SAFETY: the name ends with a zero. What the library runs when it is loaded is that of the system's own package.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-        let found = (!handle.is_null()).then(|| Library::of(handle)).flatten();
+        let found = (!handle.is_null())
+            .then(|| OdbcLibrary::of(handle))
+            .flatten();
         match found {
             Some(library) => Ok(Box::leak(Box::new(library))),
-            None => Err(LibraryMissing {
+            None => Err(OdbcLibraryMissing {
                 library: name.to_string_lossy().into_owned(),
             }),
         }
@@ -173,7 +175,7 @@ mod tests {
     #[test]
     fn a_library_that_is_missing_or_is_another_one_is_said() {
         for name in [c"libno-such-odbc.so.2", c"libc.so.6"] {
-            let missing = Library::load(name)
+            let missing = OdbcLibrary::load(name)
                 .map(drop)
                 .expect_err("no driver manager");
             assert_eq!(missing.library, name.to_string_lossy());

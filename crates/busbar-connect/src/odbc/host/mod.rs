@@ -33,18 +33,18 @@ use parking_lot::{Condvar, Mutex};
 use serde::Deserialize;
 
 use crate::driver::limits::PROTOCOL_VERSION;
-use fault::Fault;
-use handle::{Environment, Running};
-use library::Library;
+use fault::OdbcFault;
+use handle::{OdbcEnvironment, OdbcRunning};
+use library::OdbcLibrary;
 use limits::{END_MILLIS, OWN_BYTES, REQUEST_BYTES_MAX, STACK_BYTES};
 use rows::json;
-use session::{Session, Target};
+use session::{OdbcSession, OdbcTarget};
 
 /// The argument by which the program becomes this worker.
 pub const ODBC_HOST: &str = "odbc_host";
 
 #[derive(Deserialize)]
-struct Start {
+struct OdbcStart {
     /// The driver manager's file.
     library: String,
     /// What the manager finds the driver and the database by, with the password.
@@ -58,7 +58,7 @@ struct Start {
 
 /// A frame of the node, as far as this thread reads it.
 #[derive(Deserialize)]
-struct Head<'a> {
+struct OdbcHead<'a> {
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(default)]
@@ -72,7 +72,7 @@ struct Head<'a> {
 }
 
 /// What a session is asked for.
-struct Ask {
+struct OdbcAsk {
     id: u64,
     what: String,
     frame: Vec<u8>,
@@ -80,9 +80,9 @@ struct Ask {
 }
 
 /// A session's thread.
-struct Worker {
-    asks: mpsc::Sender<Ask>,
-    running: Arc<Running>,
+struct OdbcWorker {
+    asks: mpsc::Sender<OdbcAsk>,
+    running: Arc<OdbcRunning>,
     thread: JoinHandle<()>,
 }
 
@@ -95,7 +95,7 @@ pub fn run_odbc_host() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let mut input = BufReader::with_capacity(256 << 10, input);
-    let node: Node = Arc::new(Mutex::new(node));
+    let node: OdbcNode = Arc::new(Mutex::new(node));
     let Some(first) = next_line(&mut input) else {
         return ExitCode::FAILURE;
     };
@@ -113,9 +113,9 @@ pub fn run_odbc_host() -> ExitCode {
         &node,
         format!(r#"{{"type":"ready","protocol":{PROTOCOL_VERSION}"#).into_bytes(),
     );
-    let mut sessions: HashMap<u64, Worker> = HashMap::new();
+    let mut sessions: HashMap<u64, OdbcWorker> = HashMap::new();
     while let Some(frame) = next_line(&mut input) {
-        let Ok(head) = serde_json::from_slice::<Head<'_>>(&frame) else {
+        let Ok(head) = serde_json::from_slice::<OdbcHead<'_>>(&frame) else {
             break;
         };
         let (kind, number, what) = (head.kind.into_owned(), head.session, head.what.into_owned());
@@ -123,14 +123,14 @@ pub fn run_odbc_host() -> ExitCode {
         match kind.as_str() {
             "ask" => {
                 if !sessions.contains_key(&number) {
-                    let Some(worker) = Worker::start(&environment, &target, &node) else {
+                    let Some(worker) = OdbcWorker::start(&environment, &target, &node) else {
                         break;
                     };
                     sessions.insert(number, worker);
                 }
                 if let Some(worker) = sessions.get(&number) {
                     // A thread that has ended has ended this process.
-                    let _ = worker.asks.send(Ask {
+                    let _ = worker.asks.send(OdbcAsk {
                         id,
                         what,
                         frame,
@@ -152,7 +152,7 @@ pub fn run_odbc_host() -> ExitCode {
 }
 
 /// Ends sessions in good order, and the process in any case. Nothing that drivers run at the end of a process is run.
-fn end(sessions: HashMap<u64, Worker>) -> ! {
+fn end(sessions: HashMap<u64, OdbcWorker>) -> ! {
     let until = Instant::now() + Duration::from_millis(END_MILLIS);
     let mut threads = Vec::new();
     for worker in sessions.into_values() {
@@ -167,7 +167,7 @@ fn end(sessions: HashMap<u64, Worker>) -> ! {
 }
 
 /// Where answers go.
-type Node = Arc<Mutex<UnixStream>>;
+type OdbcNode = Arc<Mutex<UnixStream>>;
 
 /// The socket at the process' input, which is nobody else's from now on: what drivers read is empty, and what they print goes
 /// to the log.
@@ -193,7 +193,7 @@ fn next_line(input: &mut impl BufRead) -> Option<Vec<u8>> {
 }
 
 /// Sends a frame, an object of JSON without its end.
-fn send(node: &Node, mut frame: Vec<u8>) {
+fn send(node: &OdbcNode, mut frame: Vec<u8>) {
     frame.extend_from_slice(b"}\n");
     if node.lock().write_all(&frame).is_err() {
         // The node has gone.
@@ -203,9 +203,9 @@ fn send(node: &Node, mut frame: Vec<u8>) {
 }
 
 /// Loads the driver manager, within the memory that there is for drivers.
-fn start(frame: &[u8]) -> Result<(Arc<Environment>, Arc<Target>), Fault> {
-    let start: Start =
-        serde_json::from_slice(frame).map_err(|why| Fault::new("worker", why.to_string()))?;
+fn start(frame: &[u8]) -> Result<(Arc<OdbcEnvironment>, Arc<OdbcTarget>), OdbcFault> {
+    let start: OdbcStart =
+        serde_json::from_slice(frame).map_err(|why| OdbcFault::new("worker", why.to_string()))?;
     let stacks = start
         .sessions
         .saturating_add(2)
@@ -218,10 +218,11 @@ fn start(frame: &[u8]) -> Result<(Arc<Environment>, Arc<Target>), Fault> {
     // The memory of a process that has crashed would be a file with the password.
     limit(libc::RLIMIT_CORE, 0);
     let name = CString::new(start.library.as_str())
-        .map_err(|_| Fault::new("library", start.library.replace('\0', "")))?;
-    let library = Library::load(&name).map_err(|missing| Fault::new("library", missing.library))?;
-    let environment = Arc::new(Environment::new(library)?);
-    let target = Target {
+        .map_err(|_| OdbcFault::new("library", start.library.replace('\0', "")))?;
+    let library =
+        OdbcLibrary::load(&name).map_err(|missing| OdbcFault::new("library", missing.library))?;
+    let environment = Arc::new(OdbcEnvironment::new(library)?);
+    let target = OdbcTarget {
         string: start.connection.encode_utf16().collect(),
         product: start.product.unwrap_or_default(),
     };
@@ -237,19 +238,23 @@ fn limit(resource: libc::__rlimit_resource_t, most: u64) {
     let _ = unsafe { libc::setrlimit(resource, &raw const limit) };
 }
 
-impl Worker {
-    fn start(environment: &Arc<Environment>, target: &Arc<Target>, node: &Node) -> Option<Worker> {
-        let (asks, incoming) = mpsc::channel::<Ask>();
-        let running = Arc::new(Running::default());
+impl OdbcWorker {
+    fn start(
+        environment: &Arc<OdbcEnvironment>,
+        target: &Arc<OdbcTarget>,
+        node: &OdbcNode,
+    ) -> Option<OdbcWorker> {
+        let (asks, incoming) = mpsc::channel::<OdbcAsk>();
+        let running = Arc::new(OdbcRunning::default());
         let (environment, target) = (Arc::clone(environment), Arc::clone(target));
         let (node, of_session) = (Arc::clone(node), Arc::clone(&running));
         let thread = Builder::new().stack_size(STACK_BYTES).spawn(move || {
-            let mut session = Session::new(environment, target, Arc::clone(&of_session));
+            let mut session = OdbcSession::new(environment, target, Arc::clone(&of_session));
             for ask in incoming {
                 answer(&mut session, &ask, &of_session, &node);
             }
         });
-        Some(Worker {
+        Some(OdbcWorker {
             asks,
             running,
             thread: thread.ok()?,
@@ -258,19 +263,19 @@ impl Worker {
 }
 
 /// Does what a session is asked for, and answers.
-fn answer(session: &mut Session, ask: &Ask, running: &Arc<Running>, node: &Node) {
+fn answer(session: &mut OdbcSession, ask: &OdbcAsk, running: &Arc<OdbcRunning>, node: &OdbcNode) {
     let mut line = format!(r#"{{"type":"answer","id":{},"result":"#, ask.id).into_bytes();
     let head = line.len() - "\"result\":".len();
     running.begin();
     let seconds = usize::try_from(ask.deadline.as_secs())
         .unwrap_or(usize::MAX)
         .max(1);
-    let deadline = Deadline::set(ask.deadline, running);
+    let deadline = OdbcDeadline::set(ask.deadline, running);
     let answered = session.answer(&ask.what, &ask.frame, seconds, &mut line);
     drop(deadline);
     if let Err(mut fault) = answered {
         if running.is_late() {
-            fault = Fault::new("timeout", fault.said);
+            fault = OdbcFault::new("timeout", fault.said);
         }
         line.truncate(head);
         line.extend_from_slice(b"\"fault\":");
@@ -280,27 +285,27 @@ fn answer(session: &mut Session, ask: &Ask, running: &Arc<Running>, node: &Node)
 }
 
 /// A request's deadline, after which its statement is given up. It is over when it is dropped.
-struct Deadline(u64);
+struct OdbcDeadline(u64);
 
 /// Those that are set, by number, and the thread that waits for them.
 #[derive(Default)]
-struct Clock {
-    deadlines: Mutex<(u64, HashMap<u64, (Instant, Arc<Running>)>)>,
+struct OdbcClock {
+    deadlines: Mutex<(u64, HashMap<u64, (Instant, Arc<OdbcRunning>)>)>,
     changed: Condvar,
 }
 
-fn clock() -> &'static Clock {
-    static CLOCK: OnceLock<Clock> = OnceLock::new();
+fn clock() -> &'static OdbcClock {
+    static CLOCK: OnceLock<OdbcClock> = OnceLock::new();
     CLOCK.get_or_init(|| {
         // The node kills the process where this thread is missing.
         let _ = Builder::new()
             .stack_size(STACK_BYTES)
             .spawn(|| clock().run());
-        Clock::default()
+        OdbcClock::default()
     })
 }
 
-impl Clock {
+impl OdbcClock {
     fn run(&self) {
         let mut deadlines = self.deadlines.lock();
         loop {
@@ -331,8 +336,8 @@ impl Clock {
     }
 }
 
-impl Deadline {
-    fn set(after: Duration, running: &Arc<Running>) -> Deadline {
+impl OdbcDeadline {
+    fn set(after: Duration, running: &Arc<OdbcRunning>) -> OdbcDeadline {
         let clock = clock();
         let mut deadlines = clock.deadlines.lock();
         deadlines.0 += 1;
@@ -342,11 +347,11 @@ impl Deadline {
             .unwrap_or_else(Instant::now);
         deadlines.1.insert(number, (at, Arc::clone(running)));
         clock.changed.notify_one();
-        Deadline(number)
+        OdbcDeadline(number)
     }
 }
 
-impl Drop for Deadline {
+impl Drop for OdbcDeadline {
     fn drop(&mut self) {
         clock().deadlines.lock().1.remove(&self.0);
     }

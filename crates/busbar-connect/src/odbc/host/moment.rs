@@ -2,11 +2,11 @@
 
 use busbar_event::time;
 
-use super::fault::Fault;
+use super::fault::OdbcFault;
 
 /// A point in time, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
+pub struct OdbcMoment {
     /// Microseconds since 1970.
     pub micros: i64,
     /// Nanoseconds beyond these.
@@ -16,7 +16,7 @@ pub struct Moment {
 /// `SQL_DATE_STRUCT`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub struct DateStruct {
+pub struct OdbcDateStruct {
     pub year: i16,
     pub month: u16,
     pub day: u16,
@@ -25,8 +25,8 @@ pub struct DateStruct {
 /// `SQL_TIMESTAMP_STRUCT`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub struct TimestampStruct {
-    pub date: DateStruct,
+pub struct OdbcTimestampStruct {
+    pub date: OdbcDateStruct,
     pub hour: u16,
     pub minute: u16,
     pub second: u16,
@@ -34,12 +34,12 @@ pub struct TimestampStruct {
     pub fraction: u32,
 }
 
-impl Moment {
+impl OdbcMoment {
     /// Reads a text with or without a zone: `2024-05-06 07:08:09.5+02:00`; a date is its first instant.
-    pub fn parse(given: &str) -> Option<Moment> {
+    pub fn parse(given: &str) -> Option<OdbcMoment> {
         let text = given.trim();
         if text.len() == 10 {
-            return Moment::parse(&format!("{text}T00:00:00"));
+            return OdbcMoment::parse(&format!("{text}T00:00:00"));
         }
         let (date, rest) = (text.get(..10)?, text.get(11..)?);
         let zone = rest.find(['+', '-', 'Z', 'z']).unwrap_or(rest.len());
@@ -64,7 +64,7 @@ impl Moment {
         };
         let padded = format!("{digits:0<9}");
         let whole = format!("{date}T{clock}.{}{zone}", &padded[..6]);
-        Some(Moment {
+        Some(OdbcMoment {
             micros: time::parse(&whole)?,
             nanos: padded[6..].parse().ok()?,
         })
@@ -82,14 +82,14 @@ impl Moment {
     }
 
     /// Without the digits behind so many.
-    pub fn cut(self, digits: i32) -> Moment {
+    pub fn cut(self, digits: i32) -> OdbcMoment {
         let keep = |value: i64, cut: u32| value - value.rem_euclid(10_i64.pow(cut));
         match digits {
-            0..=6 => Moment {
+            0..=6 => OdbcMoment {
                 micros: keep(self.micros, (6 - digits) as u32),
                 nanos: 0,
             },
-            7 | 8 => Moment {
+            7 | 8 => OdbcMoment {
                 micros: self.micros,
                 nanos: keep(i64::from(self.nanos), (9 - digits) as u32) as u16,
             },
@@ -98,24 +98,24 @@ impl Moment {
     }
 
     /// So much earlier, in microseconds.
-    pub fn less(self, micros: u64) -> Moment {
+    pub fn less(self, micros: u64) -> OdbcMoment {
         let by = i64::try_from(micros).unwrap_or(i64::MAX);
-        Moment {
+        OdbcMoment {
             micros: self.micros.saturating_sub(by).max(time::MIN),
             ..self
         }
     }
 
     /// As ODBC has it.
-    pub fn parts(self) -> TimestampStruct {
+    pub fn parts(self) -> OdbcTimestampStruct {
         let text = time::text(self.micros);
         let number = |from: usize, to: usize| {
             text.get(from..to)
                 .and_then(|part| part.parse().ok())
                 .unwrap_or(0)
         };
-        TimestampStruct {
-            date: DateStruct {
+        OdbcTimestampStruct {
+            date: OdbcDateStruct {
                 year: number(0, 4) as i16,
                 month: number(5, 7),
                 day: number(8, 10),
@@ -133,14 +133,14 @@ impl Moment {
     }
 }
 
-impl DateStruct {
+impl OdbcDateStruct {
     /// `2024-05-06`.
     pub fn shown(self) -> String {
         format!("{:04}-{:02}-{:02}", self.year, self.month, self.day)
     }
 }
 
-impl TimestampStruct {
+impl OdbcTimestampStruct {
     /// `2024-05-06T07:08:09.123`, with digits of seconds three at a time.
     pub fn shown(self) -> String {
         let fraction = match self.fraction {
@@ -166,8 +166,8 @@ const DECIMAL_DIGITS_MAX: i64 = 2_000;
 ///
 /// # Errors
 /// *Value*: it is no number, or would have to be rounded.
-pub fn decimal(text: &str, digits: Option<i32>, lossy: bool) -> Result<String, Fault> {
-    let wrong = || Fault::new("value", text.chars().take(100).collect::<String>());
+pub fn decimal(text: &str, digits: Option<i32>, lossy: bool) -> Result<String, OdbcFault> {
+    let wrong = || OdbcFault::new("value", text.chars().take(100).collect::<String>());
     let trimmed = text.trim();
     let (sign, rest) = match trimmed.as_bytes().first() {
         Some(b'-') => ("-", &trimmed[1..]),
@@ -252,9 +252,9 @@ fn round(before: &mut Vec<u8>, after: &mut [u8], cut: &[u8]) {
 }
 
 /// One decimal number less another, a whole one.
-pub fn minus(text: &str, by: u64) -> Result<String, Fault> {
+pub fn minus(text: &str, by: u64) -> Result<String, OdbcFault> {
     let plain = decimal(text, None, false)?;
-    let wrong = || Fault::new("value", text.chars().take(100).collect::<String>());
+    let wrong = || OdbcFault::new("value", text.chars().take(100).collect::<String>());
     let (whole, fraction) = plain.split_once('.').unwrap_or((&plain, ""));
     if fraction.bytes().all(|digit| digit == b'0') {
         let whole: i128 = whole.parse().map_err(|_| wrong())?;
@@ -336,10 +336,10 @@ mod tests {
             ("yesterday, or so", None),
             ("雨雨雨雨雨雨", None),
         ] {
-            let found = Moment::parse(text).map(Moment::shown);
+            let found = OdbcMoment::parse(text).map(OdbcMoment::shown);
             assert_eq!(found.as_deref(), expected, "{text}");
         }
-        let moment = Moment::parse("2024-05-06 07:08:09.123456700").expect("a time");
+        let moment = OdbcMoment::parse("2024-05-06 07:08:09.123456700").expect("a time");
         assert_eq!(moment.digits(), 7);
         assert_eq!(moment.cut(3).shown(), "2024-05-06T07:08:09.123");
         assert_eq!(moment.cut(0).digits(), 0);

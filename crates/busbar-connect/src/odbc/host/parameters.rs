@@ -5,16 +5,16 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::fault::Fault;
-use super::handle::Statement;
+use super::fault::OdbcFault;
+use super::handle::OdbcStatement;
 use super::library as odbc;
 use super::limits::{ARRAY_BYTES_MAX, ARRAY_ROWS_MAX};
-use super::moment::{Moment, decimal, minus};
+use super::moment::{OdbcMoment, decimal, minus};
 use crate::driver::sql;
 
 /// A column that is written.
 #[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Slot {
+pub struct OdbcSlot {
     #[serde(rename = "type")]
     pub kind: i32,
     /// Digits behind the point, of numbers or of seconds; none where that is not known.
@@ -26,7 +26,7 @@ pub struct Slot {
 
 /// A parameter of a statement.
 #[derive(Debug, Deserialize)]
-pub struct Parameter<'a> {
+pub struct OdbcParameter<'a> {
     #[serde(rename = "type")]
     pub kind: i32,
     #[serde(borrow)]
@@ -38,7 +38,7 @@ pub struct Parameter<'a> {
 
 /// How a database takes parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taking {
+pub enum OdbcTaking {
     /// As the interface has them.
     Plain,
     /// PostgreSQL: numbers with all digits as texts, and times of day with their fractions.
@@ -49,7 +49,7 @@ pub enum Taking {
 
 /// The values of one parameter for several rows.
 #[derive(Debug)]
-pub struct Values {
+pub struct OdbcValues {
     c_type: i16,
     sql_type: i16,
     /// Digits behind the point, the most of all rows.
@@ -59,14 +59,18 @@ pub struct Values {
     /// Where each one ends, and whether there is one.
     ends: Vec<(usize, bool)>,
     /// What is wrong with the values of some rows.
-    faults: Vec<(usize, Fault)>,
+    faults: Vec<(usize, OdbcFault)>,
 }
 
-impl Values {
+impl OdbcValues {
     /// The values of a column, as JSON has them.
-    pub fn of<'a>(slot: Slot, taking: Taking, cells: impl Iterator<Item = &'a RawValue>) -> Values {
+    pub fn of<'a>(
+        slot: OdbcSlot,
+        taking: OdbcTaking,
+        cells: impl Iterator<Item = &'a RawValue>,
+    ) -> OdbcValues {
         let (c_type, sql_type) = types(slot.kind, taking);
-        let mut values = Values {
+        let mut values = OdbcValues {
             c_type,
             sql_type,
             digits: 0,
@@ -91,7 +95,7 @@ impl Values {
     }
 
     /// The value of a parameter that stands alone.
-    pub fn one(parameter: &Parameter<'_>, taking: Taking) -> Result<Values, Fault> {
+    pub fn one(parameter: &OdbcParameter<'_>, taking: OdbcTaking) -> Result<OdbcValues, OdbcFault> {
         let mut kind = parameter.kind;
         let mut text = plain(parameter.value.get()).into_owned();
         let is_null = parameter.value.get() == "null";
@@ -104,7 +108,7 @@ impl Values {
                 text = less(&text, kind, by)?;
             }
             // Where a column says nothing of the type, a text is never equal to a number.
-            if taking == Taking::Sqlite && kind == sql::NUMERIC && text.parse::<i64>().is_ok() {
+            if taking == OdbcTaking::Sqlite && kind == sql::NUMERIC && text.parse::<i64>().is_ok() {
                 kind = sql::BIGINT;
             }
         }
@@ -113,13 +117,13 @@ impl Values {
             false => serde_json::Value::from(text).to_string(),
         };
         let raw =
-            RawValue::from_string(json).map_err(|why| Fault::new("worker", why.to_string()))?;
-        let slot = Slot {
+            RawValue::from_string(json).map_err(|why| OdbcFault::new("worker", why.to_string()))?;
+        let slot = OdbcSlot {
             kind,
             digits: None,
             lossy: false,
         };
-        let values = Values::of(slot, taking, std::iter::once(&*raw));
+        let values = OdbcValues::of(slot, taking, std::iter::once(&*raw));
         match values.faults.first() {
             Some((_, fault)) => Err(fault.clone()),
             None => Ok(values),
@@ -127,23 +131,25 @@ impl Values {
     }
 
     /// A text that stands alone.
-    pub fn text(text: &str) -> Values {
-        let mut values = Values::of(slot_of(sql::VARCHAR), Taking::Plain, std::iter::empty());
+    pub fn text(text: &str) -> OdbcValues {
+        let mut values =
+            OdbcValues::of(slot_of(sql::VARCHAR), OdbcTaking::Plain, std::iter::empty());
         values.wide(text);
         values.ends.push((values.bytes.len(), true));
         values
     }
 
     /// A whole number of any length that stands alone.
-    pub fn number(digits: &str) -> Values {
-        let mut values = Values::of(slot_of(sql::NUMERIC), Taking::Plain, std::iter::empty());
+    pub fn number(digits: &str) -> OdbcValues {
+        let mut values =
+            OdbcValues::of(slot_of(sql::NUMERIC), OdbcTaking::Plain, std::iter::empty());
         values.wide(digits);
         values.ends.push((values.bytes.len(), true));
         values
     }
 
     /// What is wrong with a value of these rows, if anything is.
-    pub fn fault(&self, from: usize, to: usize) -> Option<&Fault> {
+    pub fn fault(&self, from: usize, to: usize) -> Option<&OdbcFault> {
         let mut faults = self.faults.iter();
         let found = faults.find(|(row, _)| (from..to).contains(row));
         found.map(|(_, fault)| fault)
@@ -167,10 +173,10 @@ impl Values {
         }
     }
 
-    fn push(&mut self, text: &str, slot: Slot) -> Result<(), Fault> {
-        let wrong = || Fault::new("value", text.chars().take(100).collect::<String>());
+    fn push(&mut self, text: &str, slot: OdbcSlot) -> Result<(), OdbcFault> {
+        let wrong = || OdbcFault::new("value", text.chars().take(100).collect::<String>());
         let moment = || {
-            let moment = Moment::parse(text).ok_or_else(wrong)?;
+            let moment = OdbcMoment::parse(text).ok_or_else(wrong)?;
             match slot.digits {
                 Some(digits) if moment.digits() > digits => match slot.lossy {
                     true => Ok(moment.cut(digits)),
@@ -232,7 +238,7 @@ impl Values {
                 self.wide(text);
             }
             (sql::DATE, c_type) => {
-                let moment = Moment::parse(text).ok_or_else(wrong)?;
+                let moment = OdbcMoment::parse(text).ok_or_else(wrong)?;
                 let parts = moment.parts();
                 let midnight =
                     (parts.hour, parts.minute, parts.second, parts.fraction) == (0, 0, 0, 0);
@@ -277,7 +283,7 @@ impl Values {
             }
             (sql::TIME, _) => {
                 let time =
-                    Moment::parse(&format!("1970-01-01T{}", text.trim())).ok_or_else(wrong)?;
+                    OdbcMoment::parse(&format!("1970-01-01T{}", text.trim())).ok_or_else(wrong)?;
                 let digits = slot.digits.unwrap_or(9);
                 if time.digits() > digits && !slot.lossy {
                     return Err(wrong());
@@ -296,8 +302,8 @@ impl Values {
     }
 }
 
-fn slot_of(kind: i32) -> Slot {
-    Slot {
+fn slot_of(kind: i32) -> OdbcSlot {
+    OdbcSlot {
         kind,
         digits: None,
         lossy: false,
@@ -305,7 +311,7 @@ fn slot_of(kind: i32) -> Slot {
 }
 
 /// The types of C and of SQL for values of a type.
-fn types(kind: i32, taking: Taking) -> (i16, i16) {
+fn types(kind: i32, taking: OdbcTaking) -> (i16, i16) {
     let narrow = kind as i16;
     match (kind, taking) {
         (sql::BOOLEAN, _) => (odbc::C_BIT, -7),
@@ -313,16 +319,16 @@ fn types(kind: i32, taking: Taking) -> (i16, i16) {
             (odbc::C_SBIGINT, sql::BIGINT as i16)
         }
         (sql::NUMERIC, _) => (odbc::C_WCHAR, 3),
-        (sql::REAL | sql::DOUBLE, Taking::Postgres) => (odbc::C_WCHAR, narrow),
+        (sql::REAL | sql::DOUBLE, OdbcTaking::Postgres) => (odbc::C_WCHAR, narrow),
         (sql::REAL, _) => (odbc::C_FLOAT, narrow),
         (sql::DOUBLE, _) => (odbc::C_DOUBLE, narrow),
-        (sql::DATE, Taking::Sqlite) => (odbc::C_WCHAR, -9),
+        (sql::DATE, OdbcTaking::Sqlite) => (odbc::C_WCHAR, -9),
         (sql::DATE, _) => (odbc::C_DATE, narrow),
-        (sql::TIMESTAMP | sql::TIMESTAMP_WITH_TIMEZONE, Taking::Sqlite) => (odbc::C_WCHAR, -9),
-        (sql::TIMESTAMP, _) | (sql::TIMESTAMP_WITH_TIMEZONE, Taking::Postgres) => {
+        (sql::TIMESTAMP | sql::TIMESTAMP_WITH_TIMEZONE, OdbcTaking::Sqlite) => (odbc::C_WCHAR, -9),
+        (sql::TIMESTAMP, _) | (sql::TIMESTAMP_WITH_TIMEZONE, OdbcTaking::Postgres) => {
             (odbc::C_TIMESTAMP, sql::TIMESTAMP as i16)
         }
-        (sql::TIME, Taking::Postgres) => (odbc::C_WCHAR, narrow),
+        (sql::TIME, OdbcTaking::Postgres) => (odbc::C_WCHAR, narrow),
         (sql::VARBINARY | sql::BLOB, _) => (odbc::C_BINARY, -3),
         _ => (odbc::C_WCHAR, -9),
     }
@@ -340,18 +346,18 @@ fn plain(json: &str) -> std::borrow::Cow<'_, str> {
     }
 }
 
-fn unhex(digits: &str) -> Result<Vec<u8>, Fault> {
+fn unhex(digits: &str) -> Result<Vec<u8>, OdbcFault> {
     let pairs = (0..digits.len()).step_by(2);
     let bytes = pairs.map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok());
     let bytes: Option<Vec<u8>> = bytes.collect();
-    bytes.ok_or_else(|| Fault::new("value", digits.chars().take(100).collect::<String>()))
+    bytes.ok_or_else(|| OdbcFault::new("value", digits.chars().take(100).collect::<String>()))
 }
 
 /// So much before a value: microseconds of times, or a number.
-fn less(text: &str, kind: i32, by: u64) -> Result<String, Fault> {
+fn less(text: &str, kind: i32, by: u64) -> Result<String, OdbcFault> {
     let time = || {
-        Moment::parse(text)
-            .ok_or_else(|| Fault::new("value", text.chars().take(100).collect::<String>()))
+        OdbcMoment::parse(text)
+            .ok_or_else(|| OdbcFault::new("value", text.chars().take(100).collect::<String>()))
     };
     match kind {
         sql::TIMESTAMP | sql::TIMESTAMP_WITH_TIMEZONE => {
@@ -368,15 +374,15 @@ fn less(text: &str, kind: i32, by: u64) -> Result<String, Fault> {
 
 /// Arrays that are bound to the parameters of a statement.
 #[derive(Default)]
-pub struct Bound {
+pub struct OdbcBound {
     arrays: Vec<(Vec<u64>, Vec<isize>)>,
     states: Vec<u16>,
     processed: Box<usize>,
 }
 
-impl Bound {
+impl OdbcBound {
     /// How many of these rows fit into an array: at least one.
-    pub fn fitting(values: &[&Values], from: usize, to: usize) -> usize {
+    pub fn fitting(values: &[&OdbcValues], from: usize, to: usize) -> usize {
         let most = to.min(from + ARRAY_ROWS_MAX);
         let mut longest = vec![0; values.len()];
         for row in from..most {
@@ -394,11 +400,11 @@ impl Bound {
     /// Binds the values of some rows, in the place of those that were bound.
     pub fn bind(
         &mut self,
-        statement: &Statement,
-        values: &[&Values],
+        statement: &OdbcStatement,
+        values: &[&OdbcValues],
         from: usize,
         to: usize,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), OdbcFault> {
         let rows = to - from;
         self.arrays.clear();
         self.states.clear();
@@ -456,7 +462,7 @@ impl Bound {
     }
 }
 
-impl Values {
+impl OdbcValues {
     /// Type, size and digits, as the driver is told them.
     fn described(&self, longest: usize) -> (i16, usize, i16) {
         let chars = (longest / 2).max(1);
@@ -489,14 +495,14 @@ mod tests {
         RawValue::from_string(json.to_owned()).expect("JSON")
     }
 
-    fn pushed(kind: i32, digits: Option<i32>, json: &str) -> Result<Vec<u8>, Fault> {
-        let slot = Slot {
+    fn pushed(kind: i32, digits: Option<i32>, json: &str) -> Result<Vec<u8>, OdbcFault> {
+        let slot = OdbcSlot {
             kind,
             digits,
             lossy: false,
         };
         let cell = raw(json);
-        let values = Values::of(slot, Taking::Plain, std::iter::once(&*cell));
+        let values = OdbcValues::of(slot, OdbcTaking::Plain, std::iter::once(&*cell));
         match values.fault(0, 1) {
             Some(fault) => Err(fault.clone()),
             None => Ok(values.value(0).unwrap_or(b"-").to_vec()),
@@ -548,13 +554,13 @@ mod tests {
         let long = raw(&format!("\"{}\"", "x".repeat(ARRAY_BYTES_MAX / 4)));
         let short = raw("\"x\"");
         let short_rows: Vec<&RawValue> = vec![&short; 5_000];
-        let values = Values::of(slot, Taking::Plain, short_rows.into_iter());
-        assert_eq!(Bound::fitting(&[&values], 0, 5_000), ARRAY_ROWS_MAX);
+        let values = OdbcValues::of(slot, OdbcTaking::Plain, short_rows.into_iter());
+        assert_eq!(OdbcBound::fitting(&[&values], 0, 5_000), ARRAY_ROWS_MAX);
         let rows: Vec<&RawValue> = vec![&short, &short, &long, &long];
-        let values = Values::of(slot, Taking::Plain, rows.into_iter());
-        assert_eq!(Bound::fitting(&[&values], 0, 4), 2);
-        assert_eq!(Bound::fitting(&[&values], 2, 4), 1);
-        assert_eq!(Bound::fitting(&[&values], 3, 4), 1);
+        let values = OdbcValues::of(slot, OdbcTaking::Plain, rows.into_iter());
+        assert_eq!(OdbcBound::fitting(&[&values], 0, 4), 2);
+        assert_eq!(OdbcBound::fitting(&[&values], 2, 4), 1);
+        assert_eq!(OdbcBound::fitting(&[&values], 3, 4), 1);
     }
 
     #[test]

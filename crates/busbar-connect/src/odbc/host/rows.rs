@@ -4,18 +4,18 @@
 //! again in pieces, where the driver can do so within a rowset. Where it cannot, an answer is read a rowset at a time only if
 //! each of its columns has a size that the driver keeps to, and else value by value.
 
-use super::fault::Fault;
-use super::handle::{Piece, Statement};
+use super::fault::OdbcFault;
+use super::handle::{OdbcPiece, OdbcStatement};
 use super::kind::kind_of;
 use super::library as odbc;
 use super::limits::{BOUND_BYTES_MAX, PIECE_BYTES, ROWSET_BYTES_MAX, VALUE_BYTES_MAX};
-use super::moment::{DateStruct, Moment, TimestampStruct};
-use super::parameters::Bound;
+use super::moment::{OdbcDateStruct, OdbcMoment, OdbcTimestampStruct};
+use super::parameters::OdbcBound;
 use crate::driver::sql;
 
 /// What drivers do differently.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Abilities {
+pub struct OdbcAbilities {
     /// Values of any row of a rowset can be read again, also those that are bound.
     pub rereads: bool,
     /// No value is longer than the driver says of its column.
@@ -27,28 +27,28 @@ pub struct Abilities {
 }
 
 /// The rows of a statement that was executed.
-pub struct Rows {
-    statement: Statement,
+pub struct OdbcRows {
+    statement: OdbcStatement,
     /// The statement's parameters.
-    _bound: Bound,
-    pub columns: Vec<Column>,
-    rowset: Option<Rowset>,
+    _bound: OdbcBound,
+    pub columns: Vec<OdbcColumn>,
+    rowset: Option<OdbcRowset>,
     rereads: bool,
 }
 
 /// A column of an answer.
-pub struct Column {
+pub struct OdbcColumn {
     pub name: String,
     /// Of [`sql`].
     pub kind: i32,
-    form: Form,
+    form: OdbcForm,
     /// Bytes that a value takes in a buffer; none where it may take any number of them.
     room: Option<usize>,
 }
 
 /// How values of a column are read, and written as JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum OdbcForm {
     Bit,
     Whole,
     Float,
@@ -71,47 +71,50 @@ enum Form {
     Bytes,
 }
 
-impl Form {
+impl OdbcForm {
     fn c_type(self) -> i16 {
         match self {
-            Form::Bit => odbc::C_BIT,
-            Form::Whole => odbc::C_SBIGINT,
-            Form::Float => odbc::C_FLOAT,
-            Form::Double => odbc::C_DOUBLE,
-            Form::Date => odbc::C_DATE,
-            Form::Timestamp | Form::Instant => odbc::C_TIMESTAMP,
-            Form::Decimal { .. } | Form::TextTime { .. } | Form::Text | Form::Uuid => odbc::C_WCHAR,
-            Form::Bytes => odbc::C_BINARY,
+            OdbcForm::Bit => odbc::C_BIT,
+            OdbcForm::Whole => odbc::C_SBIGINT,
+            OdbcForm::Float => odbc::C_FLOAT,
+            OdbcForm::Double => odbc::C_DOUBLE,
+            OdbcForm::Date => odbc::C_DATE,
+            OdbcForm::Timestamp | OdbcForm::Instant => odbc::C_TIMESTAMP,
+            OdbcForm::Decimal { .. }
+            | OdbcForm::TextTime { .. }
+            | OdbcForm::Text
+            | OdbcForm::Uuid => odbc::C_WCHAR,
+            OdbcForm::Bytes => odbc::C_BINARY,
         }
     }
 
     /// Bytes of a value that always has as many.
     fn fixed(self) -> Option<usize> {
         match self {
-            Form::Bit => Some(1),
-            Form::Float => Some(4),
-            Form::Whole | Form::Double => Some(8),
-            Form::Date => Some(size_of::<DateStruct>()),
-            Form::Timestamp | Form::Instant => Some(size_of::<TimestampStruct>()),
-            Form::Decimal { .. }
-            | Form::TextTime { .. }
-            | Form::Text
-            | Form::Uuid
-            | Form::Bytes => None,
+            OdbcForm::Bit => Some(1),
+            OdbcForm::Float => Some(4),
+            OdbcForm::Whole | OdbcForm::Double => Some(8),
+            OdbcForm::Date => Some(size_of::<OdbcDateStruct>()),
+            OdbcForm::Timestamp | OdbcForm::Instant => Some(size_of::<OdbcTimestampStruct>()),
+            OdbcForm::Decimal { .. }
+            | OdbcForm::TextTime { .. }
+            | OdbcForm::Text
+            | OdbcForm::Uuid
+            | OdbcForm::Bytes => None,
         }
     }
 }
 
 /// Buffers for several rows.
-struct Rowset {
-    buffers: Vec<Option<Buffer>>,
+struct OdbcRowset {
+    buffers: Vec<Option<OdbcBuffer>>,
     /// How many rows the driver has written.
     fetched: Box<usize>,
     /// The row that is next.
     at: usize,
 }
 
-struct Buffer {
+struct OdbcBuffer {
     /// Of words, so that numbers lie where they have to.
     values: Vec<u64>,
     lengths: Vec<isize>,
@@ -119,7 +122,7 @@ struct Buffer {
     room: usize,
 }
 
-impl Buffer {
+impl OdbcBuffer {
     fn value(&self, row: usize) -> &[u8] {
         // SAFETY: bytes have no alignment, and all of them have been written, at first with zeros.
         let all = unsafe {
@@ -129,20 +132,20 @@ impl Buffer {
     }
 }
 
-impl Rows {
+impl OdbcRows {
     /// The rows of a statement that was executed; `fetch` of them at a time at most.
     ///
     /// # Errors
     /// What the driver says.
     pub fn of(
-        statement: Statement,
-        abilities: Abilities,
+        statement: OdbcStatement,
+        abilities: OdbcAbilities,
         fetch: usize,
-        bound: Bound,
-    ) -> Result<Rows, Fault> {
+        bound: OdbcBound,
+    ) -> Result<OdbcRows, OdbcFault> {
         let count = statement.column_count()?;
         let columns = (1..=count).map(|at| column(&statement, at, abilities));
-        let mut rows = Rows {
+        let mut rows = OdbcRows {
             columns: columns.collect::<Result<_, _>>()?,
             statement,
             _bound: bound,
@@ -159,20 +162,20 @@ impl Rows {
         Ok(rows)
     }
 
-    fn bind(&mut self, fetch: usize, abilities: Abilities) -> Result<(), Fault> {
+    fn bind(&mut self, fetch: usize, abilities: OdbcAbilities) -> Result<(), OdbcFault> {
         let row: usize = self.columns.iter().filter_map(|column| column.room).sum();
         let most = (ROWSET_BYTES_MAX / row.max(1)).clamp(1, fetch);
         if !self.statement.set(odbc::ATTR_ROW_ARRAY_SIZE, most) {
             return Ok(());
         }
         let buffers = self.columns.iter().map(|column| {
-            column.room.map(|room| Buffer {
+            column.room.map(|room| OdbcBuffer {
                 values: vec![0; (room * most).div_ceil(8)],
                 lengths: vec![0; most],
                 room,
             })
         });
-        let mut rowset = Rowset {
+        let mut rowset = OdbcRowset {
             buffers: buffers.collect(),
             fetched: Box::new(0),
             at: 0,
@@ -202,7 +205,7 @@ impl Rows {
     ///
     /// # Errors
     /// What the driver says, or that a value is too large.
-    pub fn next(&mut self, out: &mut Vec<u8>) -> Result<bool, Fault> {
+    pub fn next(&mut self, out: &mut Vec<u8>) -> Result<bool, OdbcFault> {
         let Some(rowset) = &mut self.rowset else {
             if !self.statement.fetch()? {
                 return Ok(false);
@@ -233,7 +236,7 @@ impl Rows {
                     _ if length == odbc::NULL_DATA => Some(None),
                     Ok(_) if column.form.fixed().is_some() => Some(Some(whole)),
                     Ok(length) => {
-                        let end = if column.form == Form::Bytes { 0 } else { 2 };
+                        let end = if column.form == OdbcForm::Bytes { 0 } else { 2 };
                         (length + end <= whole.len()).then(|| Some(&whole[..length]))
                     }
                     Err(_) => None,
@@ -245,7 +248,7 @@ impl Rows {
                 // It is longer than the driver said, or of no length that is known before.
                 None if !self.rereads => {
                     let said = format!("{} is longer than the driver says", column.name);
-                    return Err(Fault::new("worker", said));
+                    return Err(OdbcFault::new("worker", said));
                 }
                 None => {
                     if !positioned {
@@ -261,41 +264,45 @@ impl Rows {
     }
 }
 
-impl Drop for Rows {
+impl Drop for OdbcRows {
     fn drop(&mut self) {
         self.statement.close();
         self.statement.unbind();
     }
 }
 
-fn column(statement: &Statement, at: u16, abilities: Abilities) -> Result<Column, Fault> {
+fn column(
+    statement: &OdbcStatement,
+    at: u16,
+    abilities: OdbcAbilities,
+) -> Result<OdbcColumn, OdbcFault> {
     let described = statement.describe(at)?;
     let mut kind = kind_of(described.raw, &described.type_name, described.size);
     if described.unsigned && kind == sql::BIGINT {
         kind = sql::NUMERIC;
     }
     let time = |zone| match (abilities.text_times, zone && !abilities.utc_times) {
-        (false, false) if zone => Form::Instant,
-        (false, false) => Form::Timestamp,
-        _ => Form::TextTime { zone },
+        (false, false) if zone => OdbcForm::Instant,
+        (false, false) => OdbcForm::Timestamp,
+        _ => OdbcForm::TextTime { zone },
     };
     let form = match kind {
-        sql::BOOLEAN => Form::Bit,
-        sql::TINYINT | sql::SMALLINT | sql::INTEGER | sql::BIGINT => Form::Whole,
-        sql::REAL => Form::Float,
-        sql::DOUBLE => Form::Double,
-        sql::NUMERIC => Form::Decimal {
+        sql::BOOLEAN => OdbcForm::Bit,
+        sql::TINYINT | sql::SMALLINT | sql::INTEGER | sql::BIGINT => OdbcForm::Whole,
+        sql::REAL => OdbcForm::Float,
+        sql::DOUBLE => OdbcForm::Double,
+        sql::NUMERIC => OdbcForm::Decimal {
             // What is a text to the driver may have digits behind the point whatever the driver says.
             bare: described.raw != 12
                 && described.digits == 0
                 && (1..=18).contains(&described.size),
         },
-        sql::DATE if !abilities.text_times => Form::Date,
+        sql::DATE if !abilities.text_times => OdbcForm::Date,
         sql::TIMESTAMP => time(false),
         sql::TIMESTAMP_WITH_TIMEZONE => time(true),
-        sql::VARBINARY | sql::BLOB => Form::Bytes,
-        _ if described.type_name == "uuid" => Form::Uuid,
-        _ => Form::Text,
+        sql::VARBINARY | sql::BLOB => OdbcForm::Bytes,
+        _ if described.type_name == "uuid" => OdbcForm::Uuid,
+        _ => OdbcForm::Text,
     };
     let bounded =
         |room: usize| Some(room.next_multiple_of(8)).filter(|room| *room <= BOUND_BYTES_MAX);
@@ -303,14 +310,14 @@ fn column(statement: &Statement, at: u16, abilities: Abilities) -> Result<Column
     let long = matches!(described.raw, -1 | -4 | -10 | -98 | -99 | -350) || described.size == 0;
     let room = form.fixed().or(match form {
         // Sign, point, a zero before it, and the end.
-        Form::Decimal { .. } => bounded((described.size.min(1_000) + 4) * 2),
-        Form::TextTime { .. } => bounded(128),
+        OdbcForm::Decimal { .. } => bounded((described.size.min(1_000) + 4) * 2),
+        OdbcForm::TextTime { .. } => bounded(128),
         _ if long => None,
-        Form::Bytes => bounded(described.size.min(BOUND_BYTES_MAX + 1)),
+        OdbcForm::Bytes => bounded(described.size.min(BOUND_BYTES_MAX + 1)),
         // A character may take two units.
         _ => bounded((described.size.min(BOUND_BYTES_MAX) * 2 + 1) * 2),
     });
-    Ok(Column {
+    Ok(OdbcColumn {
         name: described.name,
         kind,
         form,
@@ -318,9 +325,9 @@ fn column(statement: &Statement, at: u16, abilities: Abilities) -> Result<Column
     })
 }
 
-impl Column {
+impl OdbcColumn {
     /// Reads a value of the current row.
-    fn read(&self, statement: &Statement, at: u16, out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn read(&self, statement: &OdbcStatement, at: u16, out: &mut Vec<u8>) -> Result<(), OdbcFault> {
         let c_type = self.form.c_type();
         if let Some(bytes) = self.form.fixed() {
             let mut words = [0_u64; 4];
@@ -328,7 +335,7 @@ impl Column {
             let buffer =
                 unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), bytes) };
             match statement.get(at, c_type, buffer)? {
-                Piece::Null => out.extend_from_slice(b"null"),
+                OdbcPiece::Null => out.extend_from_slice(b"null"),
                 _ => self.write(buffer, out),
             }
             return Ok(());
@@ -338,19 +345,19 @@ impl Column {
         let room = buffer.len() - if c_type == odbc::C_WCHAR { 2 } else { 0 };
         loop {
             match statement.get(at, c_type, &mut buffer)? {
-                Piece::Null => {
+                OdbcPiece::Null => {
                     out.extend_from_slice(b"null");
                     return Ok(());
                 }
-                Piece::Last(bytes) => {
+                OdbcPiece::Last(bytes) => {
                     value.extend_from_slice(&buffer[..bytes]);
                     break;
                 }
-                Piece::More => value.extend_from_slice(&buffer[..room]),
-                Piece::End => break,
+                OdbcPiece::More => value.extend_from_slice(&buffer[..room]),
+                OdbcPiece::End => break,
             }
             if value.len() > VALUE_BYTES_MAX {
-                return Err(Fault::new("large", self.name.as_str()));
+                return Err(OdbcFault::new("large", self.name.as_str()));
             }
         }
         self.write(&value, out);
@@ -360,26 +367,26 @@ impl Column {
     /// Appends a value as JSON.
     fn write(&self, value: &[u8], out: &mut Vec<u8>) {
         match self.form {
-            Form::Bit => out.extend_from_slice(if value[0] == 0 { b"false" } else { b"true" }),
-            Form::Whole => json(&i64::from_ne_bytes(first(value)), out),
-            Form::Float => {
+            OdbcForm::Bit => out.extend_from_slice(if value[0] == 0 { b"false" } else { b"true" }),
+            OdbcForm::Whole => json(&i64::from_ne_bytes(first(value)), out),
+            OdbcForm::Float => {
                 let number = f32::from_ne_bytes(first(value));
                 match number.is_finite() {
                     true => json(&number, out),
                     false => json(&word(f64::from(number)), out),
                 }
             }
-            Form::Double => {
+            OdbcForm::Double => {
                 let number = f64::from_ne_bytes(first(value));
                 match number.is_finite() {
                     true => json(&number, out),
                     false => json(&word(number), out),
                 }
             }
-            Form::Date => json(&date(value).shown(), out),
-            Form::Timestamp => json(&timestamp(value).shown(), out),
-            Form::Instant => json(&format!("{}Z", timestamp(value).shown()), out),
-            Form::Bytes => {
+            OdbcForm::Date => json(&date(value).shown(), out),
+            OdbcForm::Timestamp => json(&timestamp(value).shown(), out),
+            OdbcForm::Instant => json(&format!("{}Z", timestamp(value).shown()), out),
+            OdbcForm::Bytes => {
                 out.push(b'"');
                 for byte in value {
                     out.extend(
@@ -388,7 +395,7 @@ impl Column {
                 }
                 out.push(b'"');
             }
-            Form::Decimal { bare } => {
+            OdbcForm::Decimal { bare } => {
                 let text = pointed(text(value));
                 let digits = text.strip_prefix('-').unwrap_or(&text);
                 let is_bare = bare
@@ -403,16 +410,16 @@ impl Column {
                     false => json(&text, out),
                 }
             }
-            Form::TextTime { zone } => {
+            OdbcForm::TextTime { zone } => {
                 let text = text(value);
-                match Moment::parse(&text) {
+                match OdbcMoment::parse(&text) {
                     Some(moment) if zone => json(&format!("{}Z", moment.shown()), out),
                     Some(moment) => json(&moment.shown(), out),
                     None => json(&text, out),
                 }
             }
-            Form::Text => json(&text(value), out),
-            Form::Uuid => json(&text(value).to_lowercase(), out),
+            OdbcForm::Text => json(&text(value), out),
+            OdbcForm::Uuid => json(&text(value).to_lowercase(), out),
         }
     }
 }
@@ -421,18 +428,18 @@ fn first<const N: usize>(value: &[u8]) -> [u8; N] {
     value.first_chunk().copied().unwrap_or([0; N])
 }
 
-fn date(value: &[u8]) -> DateStruct {
+fn date(value: &[u8]) -> OdbcDateStruct {
     let part = |at: usize| u16::from_ne_bytes(first(&value[at..]));
-    DateStruct {
+    OdbcDateStruct {
         year: part(0).cast_signed(),
         month: part(2),
         day: part(4),
     }
 }
 
-fn timestamp(value: &[u8]) -> TimestampStruct {
+fn timestamp(value: &[u8]) -> OdbcTimestampStruct {
     let part = |at: usize| u16::from_ne_bytes(first(&value[at..]));
-    TimestampStruct {
+    OdbcTimestampStruct {
         date: date(value),
         hour: part(6),
         minute: part(8),
@@ -475,8 +482,8 @@ pub fn json<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    fn written(form: Form, value: &[u8]) -> String {
-        let column = Column {
+    fn written(form: OdbcForm, value: &[u8]) -> String {
+        let column = OdbcColumn {
             name: "c".into(),
             kind: 0,
             form,
@@ -493,12 +500,18 @@ mod tests {
 
     #[test]
     fn values_become_json() {
-        assert_eq!(written(Form::Text, &wide("雨😀\"\n")), "\"雨😀\\\"\\n\"");
-        assert_eq!(written(Form::Text, &[0x00, 0xd8]), "\"\u{fffd}\"");
-        assert_eq!(written(Form::Bytes, b"\x00\xff"), "\"00ff\"");
-        assert_eq!(written(Form::Double, &f64::NAN.to_ne_bytes()), "\"NaN\"");
-        assert_eq!(written(Form::Double, &0.1_f64.to_ne_bytes()), "0.1");
-        assert_eq!(written(Form::Whole, &(-7_i64).to_ne_bytes()), "-7");
+        assert_eq!(
+            written(OdbcForm::Text, &wide("雨😀\"\n")),
+            "\"雨😀\\\"\\n\""
+        );
+        assert_eq!(written(OdbcForm::Text, &[0x00, 0xd8]), "\"\u{fffd}\"");
+        assert_eq!(written(OdbcForm::Bytes, b"\x00\xff"), "\"00ff\"");
+        assert_eq!(
+            written(OdbcForm::Double, &f64::NAN.to_ne_bytes()),
+            "\"NaN\""
+        );
+        assert_eq!(written(OdbcForm::Double, &0.1_f64.to_ne_bytes()), "0.1");
+        assert_eq!(written(OdbcForm::Whole, &(-7_i64).to_ne_bytes()), "-7");
         for (text, bare, expected) in [
             ("12", true, "12"),
             ("-12", true, "-12"),
@@ -512,18 +525,18 @@ mod tests {
             ("", true, "\"\""),
         ] {
             assert_eq!(
-                written(Form::Decimal { bare }, &wide(text)),
+                written(OdbcForm::Decimal { bare }, &wide(text)),
                 expected,
                 "{text}"
             );
         }
         let time = wide("2024-05-06 07:08:09.5+02:00");
         assert_eq!(
-            written(Form::TextTime { zone: true }, &time),
+            written(OdbcForm::TextTime { zone: true }, &time),
             "\"2024-05-06T05:08:09.500Z\""
         );
         assert_eq!(
-            written(Form::TextTime { zone: false }, &wide("never")),
+            written(OdbcForm::TextTime { zone: false }, &wide("never")),
             "\"never\""
         );
     }

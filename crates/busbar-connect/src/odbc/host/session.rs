@@ -7,16 +7,16 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::fault::Fault;
-use super::handle::{Connection, Environment, Running, Statement};
+use super::fault::OdbcFault;
+use super::handle::{OdbcConnection, OdbcEnvironment, OdbcRunning, OdbcStatement};
 use super::library as odbc;
-use super::parameters::{Bound, Parameter, Taking, Values};
-use super::rows::{Abilities, Rows, json as put};
+use super::parameters::{OdbcBound, OdbcParameter, OdbcTaking, OdbcValues};
+use super::rows::{OdbcAbilities, OdbcRows, json as put};
 use super::tables;
-use super::write::{Part, PartRequest, Savepoints};
+use super::write::{OdbcPart, OdbcPartRequest, OdbcSavepoints};
 
 /// What connections are made to.
-pub struct Target {
+pub struct OdbcTarget {
     /// The connection string.
     pub string: Vec<u16>,
     /// What the database is called, where the string says so.
@@ -24,25 +24,25 @@ pub struct Target {
 }
 
 /// A session: nothing before `open`, and of no use after a failure.
-pub struct Session {
-    environment: Arc<Environment>,
-    target: Arc<Target>,
-    running: Arc<Running>,
+pub struct OdbcSession {
+    environment: Arc<OdbcEnvironment>,
+    target: Arc<OdbcTarget>,
+    running: Arc<OdbcRunning>,
     // Before the connection, which has to outlive its statements.
-    reading: Option<Rows>,
+    reading: Option<OdbcRows>,
     /// Rows that may still come of it; not every driver keeps to the number that it is told.
     left: usize,
-    open: Option<Open>,
+    open: Option<OdbcOpen>,
 }
 
-struct Open {
-    connection: Rc<Connection>,
-    abilities: Abilities,
-    taking: Taking,
+struct OdbcOpen {
+    connection: Rc<OdbcConnection>,
+    abilities: OdbcAbilities,
+    taking: OdbcTaking,
 }
 
 #[derive(Deserialize)]
-struct Query<'a> {
+struct OdbcQuery<'a> {
     #[serde(borrow)]
     sql: Cow<'a, str>,
     rows: usize,
@@ -50,33 +50,33 @@ struct Query<'a> {
     fetch: usize,
     most: Option<usize>,
     #[serde(borrow)]
-    parameters: Vec<Parameter<'a>>,
+    parameters: Vec<OdbcParameter<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Next {
+struct OdbcNext {
     rows: usize,
     bytes: usize,
 }
 
 #[derive(Deserialize)]
-struct Run {
+struct OdbcRun {
     statements: Vec<String>,
 }
 
 #[derive(Deserialize)]
-struct Tables {
+struct OdbcTables {
     most: usize,
 }
 
 #[derive(Deserialize)]
-struct Columns {
+struct OdbcColumns {
     schema: String,
     table: String,
 }
 
 #[derive(Deserialize)]
-struct Known {
+struct OdbcKnown {
     producer: String,
     lock: String,
     insert: String,
@@ -84,18 +84,18 @@ struct Known {
 }
 
 #[derive(Deserialize)]
-struct Write<'a> {
+struct OdbcWrite<'a> {
     producer: String,
     position: String,
     advance: String,
     lock: String,
     insert: String,
     #[serde(borrow)]
-    parts: Vec<PartRequest<'a>>,
+    parts: Vec<OdbcPartRequest<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Keep {
+struct OdbcKeep {
     producer: String,
     position: String,
     forget: String,
@@ -104,23 +104,23 @@ struct Keep {
 }
 
 #[derive(Deserialize)]
-struct Recalled {
+struct OdbcRecalled {
     producer: String,
     select: String,
 }
 
 /// Reads a request.
-fn of<'a, T: Deserialize<'a>>(request: &'a [u8]) -> Result<T, Fault> {
-    serde_json::from_slice(request).map_err(|why| Fault::new("worker", why.to_string()))
+fn of<'a, T: Deserialize<'a>>(request: &'a [u8]) -> Result<T, OdbcFault> {
+    serde_json::from_slice(request).map_err(|why| OdbcFault::new("worker", why.to_string()))
 }
 
-impl Session {
+impl OdbcSession {
     pub fn new(
-        environment: Arc<Environment>,
-        target: Arc<Target>,
-        running: Arc<Running>,
-    ) -> Session {
-        Session {
+        environment: Arc<OdbcEnvironment>,
+        target: Arc<OdbcTarget>,
+        running: Arc<OdbcRunning>,
+    ) -> OdbcSession {
+        OdbcSession {
             environment,
             target,
             running,
@@ -140,24 +140,24 @@ impl Session {
         request: &[u8],
         seconds: usize,
         out: &mut Vec<u8>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), OdbcFault> {
         if what == "open" {
             let about = self.open(seconds)?;
             put(&about, out);
             return Ok(());
         }
         if self.open.is_none() {
-            return Err(Fault::new("for-now", "no connection"));
+            return Err(OdbcFault::new("for-now", "no connection"));
         }
         match what {
             "query" => self.query(&of(request)?, out),
             "next" => {
-                let next: Next = of(request)?;
+                let next: OdbcNext = of(request)?;
                 self.page(next.rows, next.bytes, false, out)
             }
             "run" => self.run(&of(request)?, out),
             "tables" => {
-                let request: Tables = of(request)?;
+                let request: OdbcTables = of(request)?;
                 self.end_reading()?;
                 put(
                     &tables::tables(&self.opened()?.connection, request.most)?,
@@ -166,7 +166,7 @@ impl Session {
                 self.opened()?.connection.commit()
             }
             "columns" => {
-                let request: Columns = of(request)?;
+                let request: OdbcColumns = of(request)?;
                 self.end_reading()?;
                 let connection = &self.opened()?.connection;
                 put(
@@ -179,19 +179,19 @@ impl Session {
             "write" => self.write(&of(request)?, out),
             "keep" => self.keep(&of(request)?, out),
             "recalled" => self.recalled(&of(request)?, out),
-            other => Err(Fault::new("worker", other)),
+            other => Err(OdbcFault::new("worker", other)),
         }
     }
 
-    fn opened(&self) -> Result<&Open, Fault> {
+    fn opened(&self) -> Result<&OdbcOpen, OdbcFault> {
         self.open
             .as_ref()
-            .ok_or_else(|| Fault::new("for-now", "no connection"))
+            .ok_or_else(|| OdbcFault::new("for-now", "no connection"))
     }
 
-    fn open(&mut self, seconds: usize) -> Result<serde_json::Value, Fault> {
+    fn open(&mut self, seconds: usize) -> Result<serde_json::Value, OdbcFault> {
         let running = Arc::clone(&self.running);
-        let mut connection = Connection::open(
+        let mut connection = OdbcConnection::open(
             &self.environment,
             &self.target.string,
             seconds,
@@ -210,15 +210,15 @@ impl Session {
             _ => None,
         };
         if let Some(zone) = zone {
-            Statement::new(&connection)?.direct(zone)?;
+            OdbcStatement::new(&connection)?.direct(zone)?;
         }
         let about = tables::about(&connection)?;
         // Where there are transactions, each request ends its own.
         if about["transactions"] == true {
             connection.set_autocommit(false)?;
         }
-        self.open = Some(Open {
-            abilities: Abilities {
+        self.open = Some(OdbcOpen {
+            abilities: OdbcAbilities {
                 // MariaDB's driver says that it can do so, too, and reads those of the first row.
                 rereads: product == "postgres" && extensions & rereads == rereads,
                 keeps_sizes: !matches!(product.as_str(), "postgres" | "sqlite"),
@@ -226,9 +226,9 @@ impl Session {
                 utc_times: matches!(product.as_str(), "postgres" | "mysql"),
             },
             taking: match product.as_str() {
-                "postgres" => Taking::Postgres,
-                "sqlite" => Taking::Sqlite,
-                _ => Taking::Plain,
+                "postgres" => OdbcTaking::Postgres,
+                "sqlite" => OdbcTaking::Sqlite,
+                _ => OdbcTaking::Plain,
             },
             connection,
         });
@@ -237,17 +237,20 @@ impl Session {
 
     // What is read.
 
-    fn query(&mut self, query: &Query<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn query(&mut self, query: &OdbcQuery<'_>, out: &mut Vec<u8>) -> Result<(), OdbcFault> {
         self.end_reading()?;
         let open = self.opened()?;
-        let statement = Statement::new(&open.connection)?;
-        if let Some(most) = query.most {
+        let statement = OdbcStatement::new(&open.connection)?;
+        // MariaDB's driver writes it behind the statement, which has a limit of its own.
+        if let Some(most) = query.most
+            && open.connection.product != "mysql"
+        {
             statement.set(odbc::ATTR_MAX_ROWS, most);
         }
         let values = query.parameters.iter();
-        let values = values.map(|parameter| Values::one(parameter, open.taking));
-        let values: Vec<Values> = values.collect::<Result<_, _>>()?;
-        let mut bound = Bound::default();
+        let values = values.map(|parameter| OdbcValues::one(parameter, open.taking));
+        let values: Vec<OdbcValues> = values.collect::<Result<_, _>>()?;
+        let mut bound = OdbcBound::default();
         match values.is_empty() {
             true => statement.direct(&query.sql)?,
             false => {
@@ -266,7 +269,7 @@ impl Session {
             );
             return Ok(());
         }
-        self.reading = Some(Rows::of(statement, open.abilities, query.fetch, bound)?);
+        self.reading = Some(OdbcRows::of(statement, open.abilities, query.fetch, bound)?);
         self.left = query.most.unwrap_or(usize::MAX);
         self.page(query.rows, query.bytes, true, out)
     }
@@ -277,9 +280,9 @@ impl Session {
         bytes_max: usize,
         named: bool,
         out: &mut Vec<u8>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), OdbcFault> {
         let Some(rows) = &mut self.reading else {
-            return Err(Fault::new("for-now", "no rows are being read"));
+            return Err(OdbcFault::new("for-now", "no rows are being read"));
         };
         out.push(b'{');
         if named {
@@ -313,7 +316,7 @@ impl Session {
         }
     }
 
-    fn end_reading(&mut self) -> Result<(), Fault> {
+    fn end_reading(&mut self) -> Result<(), OdbcFault> {
         match self.reading.take() {
             None => Ok(()),
             Some(rows) => {
@@ -325,11 +328,11 @@ impl Session {
 
     // What is written.
 
-    fn run(&mut self, run: &Run, out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn run(&mut self, run: &OdbcRun, out: &mut Vec<u8>) -> Result<(), OdbcFault> {
         self.end_reading()?;
         let connection = &self.opened()?.connection;
         for sql in &run.statements {
-            Statement::new(connection)?.direct(sql)?;
+            OdbcStatement::new(connection)?.direct(sql)?;
             connection.commit()?;
         }
         out.extend_from_slice(b"{}");
@@ -337,25 +340,25 @@ impl Session {
     }
 
     /// Executes a statement with parameters; the rows that it changed.
-    fn update(&self, sql: &str, values: &[Values]) -> Result<usize, Fault> {
-        let statement = Statement::new(&self.opened()?.connection)?;
+    fn update(&self, sql: &str, values: &[OdbcValues]) -> Result<usize, OdbcFault> {
+        let statement = OdbcStatement::new(&self.opened()?.connection)?;
         statement.prepare(sql)?;
-        let mut bound = Bound::default();
+        let mut bound = OdbcBound::default();
         bound.bind(&statement, &values.iter().collect::<Vec<_>>(), 0, 1)?;
         statement.execute()?;
         statement.row_count()
     }
 
     /// The rows of a statement with one text as its parameter, as JSON.
-    fn select(&self, sql: &str, parameter: &str) -> Result<Vec<Vec<serde_json::Value>>, Fault> {
+    fn select(&self, sql: &str, parameter: &str) -> Result<Vec<Vec<serde_json::Value>>, OdbcFault> {
         let open = self.opened()?;
-        let statement = Statement::new(&open.connection)?;
+        let statement = OdbcStatement::new(&open.connection)?;
         statement.prepare(sql)?;
-        let values = Values::text(parameter);
-        let mut bound = Bound::default();
+        let values = OdbcValues::text(parameter);
+        let mut bound = OdbcBound::default();
         bound.bind(&statement, &[&values], 0, 1)?;
         statement.execute()?;
-        let mut rows = Rows::of(statement, open.abilities, 1, bound)?;
+        let mut rows = OdbcRows::of(statement, open.abilities, 1, bound)?;
         let (mut all, mut row) = (Vec::new(), Vec::new());
         while rows.next(&mut row)? {
             all.push(of(&row)?);
@@ -365,14 +368,14 @@ impl Session {
     }
 
     /// How far a producer has come. Waits for a transaction of a session before that is still under way.
-    fn known(&mut self, known: &Known, out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn known(&mut self, known: &OdbcKnown, out: &mut Vec<u8>) -> Result<(), OdbcFault> {
         self.end_reading()?;
-        let producer = || Values::text(&known.producer);
+        let producer = || OdbcValues::text(&known.producer);
         let connection = Rc::clone(&self.opened()?.connection);
         if self.update(&known.lock, &[producer()])? == 0 {
             connection.rollback()?;
             // Where another has made the row meanwhile, it is there to be locked.
-            match self.update(&known.insert, &[producer(), Values::number("0")]) {
+            match self.update(&known.insert, &[producer(), OdbcValues::number("0")]) {
                 Ok(_) => connection.commit()?,
                 Err(fault) if fault.is_about_rows() => connection.rollback()?,
                 Err(fault) => return Err(fault),
@@ -394,18 +397,18 @@ impl Session {
     }
 
     /// Writes rows and how far their producer has come, all in one transaction; answers which rows were refused. If there
-    /// are any the transaction stays open: [`Session::keep`] ends it.
-    fn write(&mut self, write: &Write<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    /// are any the transaction stays open: [`OdbcSession::keep`] ends it.
+    fn write(&mut self, write: &OdbcWrite<'_>, out: &mut Vec<u8>) -> Result<(), OdbcFault> {
         self.end_reading()?;
         let open = self.opened()?;
         let connection = Rc::clone(&open.connection);
-        let savepoints = Savepoints::of(&connection.product);
+        let savepoints = OdbcSavepoints::of(&connection.product);
         let parts = write.parts.iter();
-        let mut parts: Vec<Part> = parts
-            .map(|part| Part::of(part, open.taking, &connection))
+        let mut parts: Vec<OdbcPart> = parts
+            .map(|part| OdbcPart::of(part, open.taking, &connection))
             .collect::<Result<_, _>>()?;
         let mut rejected = Vec::new();
-        let mut whole = || -> Result<bool, Fault> {
+        let mut whole = || -> Result<bool, OdbcFault> {
             let begun = self.begin(write)?;
             if begun {
                 for part in &mut parts {
@@ -418,7 +421,7 @@ impl Session {
         let begun = match whole() {
             Ok(begun) => begun,
             Err(fault) => {
-                parts.iter_mut().for_each(Part::forget);
+                parts.iter_mut().for_each(OdbcPart::forget);
                 connection.rollback()?;
                 if !fault.is_about_rows() || self.running.is_late() {
                     return Err(fault);
@@ -441,13 +444,13 @@ impl Session {
     }
 
     /// Notes the position; false when it is known already, with the rows before it.
-    fn begin(&self, write: &Write<'_>) -> Result<bool, Fault> {
+    fn begin(&self, write: &OdbcWrite<'_>) -> Result<bool, OdbcFault> {
         // Rows that need not be recognised when they come again.
         if write.producer.is_empty() {
             return Ok(true);
         }
-        let producer = || Values::text(&write.producer);
-        let position = || Values::number(&write.position);
+        let producer = || OdbcValues::text(&write.producer);
+        let position = || OdbcValues::number(&write.position);
         if self.update(&write.advance, &[position(), producer(), position()])? > 0 {
             return Ok(true);
         }
@@ -458,22 +461,22 @@ impl Session {
         match self.update(&write.insert, &[producer(), position()]) {
             Ok(_) => Ok(true),
             // It is there: another has made it meanwhile, or the driver counts rows that it did not have to change as none.
-            Err(fault) if fault.is_about_rows() => Err(Fault::new("for-now", fault.said)),
+            Err(fault) if fault.is_about_rows() => Err(OdbcFault::new("for-now", fault.said)),
             Err(fault) => Err(fault),
         }
     }
 
-    /// Keeps the rows that were refused in the transaction that [`Session::write`] has left open, and commits it.
-    fn keep(&mut self, keep: &Keep, out: &mut Vec<u8>) -> Result<(), Fault> {
+    /// Keeps the rows that were refused in the transaction that [`OdbcSession::write`] has left open, and commits it.
+    fn keep(&mut self, keep: &OdbcKeep, out: &mut Vec<u8>) -> Result<(), OdbcFault> {
         if !keep.rows.is_empty() {
-            self.update(&keep.forget, &[Values::text(&keep.producer)])?;
+            self.update(&keep.forget, &[OdbcValues::text(&keep.producer)])?;
             for (row, content, cause) in &keep.rows {
                 let values = [
-                    Values::text(&keep.producer),
-                    Values::number(&keep.position),
-                    Values::number(&row.to_string()),
-                    Values::text(content),
-                    Values::text(cause),
+                    OdbcValues::text(&keep.producer),
+                    OdbcValues::number(&keep.position),
+                    OdbcValues::number(&row.to_string()),
+                    OdbcValues::text(content),
+                    OdbcValues::text(cause),
                 ];
                 self.update(&keep.insert, &values)?;
             }
@@ -484,7 +487,7 @@ impl Session {
     }
 
     /// The rows that were refused with the last position of a producer.
-    fn recalled(&mut self, recalled: &Recalled, out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn recalled(&mut self, recalled: &OdbcRecalled, out: &mut Vec<u8>) -> Result<(), OdbcFault> {
         let rows = self.select(&recalled.select, &recalled.producer)?;
         self.opened()?.connection.commit()?;
         let mut answer = Vec::with_capacity(rows.len());
@@ -503,7 +506,7 @@ impl Session {
 }
 
 /// A whole number of a decimal type, which is a text where it may be longer than numbers of JSON.
-fn whole(value: &serde_json::Value) -> Result<u64, Fault> {
+fn whole(value: &serde_json::Value) -> Result<u64, OdbcFault> {
     let text = match value {
         serde_json::Value::String(text) => Cow::from(text.as_str()),
         other => Cow::from(other.to_string()),
@@ -511,5 +514,5 @@ fn whole(value: &serde_json::Value) -> Result<u64, Fault> {
     let plain = super::moment::decimal(&text, Some(0), false)?;
     plain
         .parse()
-        .map_err(|_| Fault::new("refused", format!("a position is {text}")))
+        .map_err(|_| OdbcFault::new("refused", format!("a position is {text}")))
 }

@@ -5,13 +5,13 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 
-use super::fault::Fault;
-use super::handle::{Connection, Statement};
+use super::fault::OdbcFault;
+use super::handle::{OdbcConnection, OdbcStatement};
 use super::kind::kind_of;
 use super::library as odbc;
 use super::limits::CATALOG_ROWS_MAX;
-use super::parameters::Bound;
-use super::rows::{Abilities, Rows};
+use super::parameters::OdbcBound;
+use super::rows::{OdbcAbilities, OdbcRows};
 use crate::driver::sql;
 
 /// Schemas that are the database's own.
@@ -64,7 +64,7 @@ pub fn product(name: &str) -> String {
 }
 
 /// The answer to `open`.
-pub fn about(connection: &Connection) -> Result<Value, Fault> {
+pub fn about(connection: &OdbcConnection) -> Result<Value, OdbcFault> {
     let name = connection.info(odbc::INFO_DBMS_NAME)?;
     let version = connection.info(odbc::INFO_DBMS_VERSION).unwrap_or_default();
     // SQL_TC_NONE is 0.
@@ -77,9 +77,9 @@ pub fn about(connection: &Connection) -> Result<Value, Fault> {
 }
 
 /// A row of an answer of the catalogue.
-struct Found(Vec<Value>);
+struct OdbcFound(Vec<Value>);
 
-impl Found {
+impl OdbcFound {
     fn text(&self, column: usize) -> Option<&str> {
         match self.0.get(column - 1)? {
             Value::String(text) => Some(text.trim_end()).filter(|text| !text.is_empty()),
@@ -98,21 +98,21 @@ impl Found {
 
 /// The rows of a catalogue function, and the names of its columns.
 fn found(
-    connection: &Rc<Connection>,
-    ask: impl FnOnce(&Statement) -> Result<(), Fault>,
-) -> Result<(Vec<Found>, Vec<String>), Fault> {
-    let statement = Statement::new(connection)?;
+    connection: &Rc<OdbcConnection>,
+    ask: impl FnOnce(&OdbcStatement) -> Result<(), OdbcFault>,
+) -> Result<(Vec<OdbcFound>, Vec<String>), OdbcFault> {
+    let statement = OdbcStatement::new(connection)?;
     ask(&statement)?;
-    let mut rows = Rows::of(statement, Abilities::default(), 1, Bound::default())?;
+    let mut rows = OdbcRows::of(statement, OdbcAbilities::default(), 1, OdbcBound::default())?;
     let (mut all, mut row) = (Vec::new(), Vec::new());
     while rows.next(&mut row)? {
         let values = serde_json::from_slice(&row);
-        all.push(Found(
-            values.map_err(|why| Fault::new("worker", why.to_string()))?,
+        all.push(OdbcFound(
+            values.map_err(|why| OdbcFault::new("worker", why.to_string()))?,
         ));
         row.clear();
         if all.len() > CATALOG_ROWS_MAX {
-            return Err(Fault::new(
+            return Err(OdbcFault::new(
                 "refused",
                 format!("more than {CATALOG_ROWS_MAX} rows in the catalogue"),
             ));
@@ -123,21 +123,21 @@ fn found(
 }
 
 /// Where tables are, and how their names are asked for.
-struct Catalog<'c> {
-    connection: &'c Rc<Connection>,
+struct OdbcCatalog<'c> {
+    connection: &'c Rc<OdbcConnection>,
     /// Databases whose tables are in catalogues, not in schemas.
     in_catalogs: bool,
     current: Option<String>,
     escape: String,
 }
 
-impl Catalog<'_> {
-    fn of(connection: &Rc<Connection>) -> Catalog<'_> {
+impl OdbcCatalog<'_> {
+    fn of(connection: &Rc<OdbcConnection>) -> OdbcCatalog<'_> {
         let current = connection
             .info(odbc::INFO_DATABASE_NAME)
             .unwrap_or_default();
         let product = connection.product.as_str();
-        Catalog {
+        OdbcCatalog {
             connection,
             in_catalogs: product == "mysql",
             // Files and instances are no catalogues.
@@ -162,7 +162,7 @@ impl Catalog<'_> {
         }
     }
 
-    fn schema(&self, row: &Found) -> String {
+    fn schema(&self, row: &OdbcFound) -> String {
         let (catalog, schema) = (row.text(1), row.text(2));
         match self.in_catalogs {
             true => catalog,
@@ -181,7 +181,11 @@ impl Catalog<'_> {
         }
     }
 
-    fn columns(&self, schema: &str, table: &str) -> Result<(Vec<Found>, Vec<String>), Fault> {
+    fn columns(
+        &self,
+        schema: &str,
+        table: &str,
+    ) -> Result<(Vec<OdbcFound>, Vec<String>), OdbcFault> {
         let (catalog, within) = self.home(schema);
         let within = within.map(|within| self.escaped(within));
         let (mut rows, names) = found(self.connection, |statement| {
@@ -232,8 +236,8 @@ impl Catalog<'_> {
 }
 
 /// All tables that are not the database's own, with their columns: schema, table, column, type, and whether it is of the key.
-pub fn tables(connection: &Rc<Connection>, most: usize) -> Result<Value, Fault> {
-    let catalog = Catalog::of(connection);
+pub fn tables(connection: &Rc<OdbcConnection>, most: usize) -> Result<Value, OdbcFault> {
+    let catalog = OdbcCatalog::of(connection);
     let (rows, _) = found(connection, |statement| {
         statement.tables(catalog.current.as_deref(), "%", Some("TABLE"))
     })?;
@@ -267,8 +271,12 @@ pub fn tables(connection: &Rc<Connection>, most: usize) -> Result<Value, Fault> 
 }
 
 /// A table by its name, in whatever letters; without columns where there is none.
-pub fn columns(connection: &Rc<Connection>, schema: &str, table: &str) -> Result<Value, Fault> {
-    let catalog = Catalog::of(connection);
+pub fn columns(
+    connection: &Rc<OdbcConnection>,
+    schema: &str,
+    table: &str,
+) -> Result<Value, OdbcFault> {
+    let catalog = OdbcCatalog::of(connection);
     let home = match catalog.in_catalogs {
         true => catalog.current.clone(),
         false => current_schema(connection)?,
@@ -335,15 +343,15 @@ fn measures(type_name: &str) -> Option<(i64, i64)> {
 
 /// Digits of seconds of a table's columns, where the catalogue does not have them: MariaDB's driver knows them of answers only.
 fn seconds(
-    catalog: &Catalog<'_>,
+    catalog: &OdbcCatalog<'_>,
     schema: &str,
     table: &str,
-) -> Result<HashMap<String, i64>, Fault> {
+) -> Result<HashMap<String, i64>, OdbcFault> {
     if catalog.connection.product != "mysql" {
         return Ok(HashMap::new());
     }
     let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
-    let statement = Statement::new(catalog.connection)?;
+    let statement = OdbcStatement::new(catalog.connection)?;
     statement.direct(&format!(
         "SELECT * FROM {}.{} WHERE 1 = 0",
         quoted(schema),
@@ -366,7 +374,7 @@ fn of_seconds(kind: i32, size: usize) -> Option<i64> {
     }
 }
 
-fn shown(column: &Found) -> String {
+fn shown(column: &OdbcFound) -> String {
     let name = column.text(6).unwrap_or("?");
     let (size, digits) = (
         column.number(7).unwrap_or(0),
@@ -382,7 +390,7 @@ fn shown(column: &Found) -> String {
 }
 
 /// The schema that the database takes by itself; none where it has no schemas, or none is known.
-fn current_schema(connection: &Rc<Connection>) -> Result<Option<String>, Fault> {
+fn current_schema(connection: &Rc<OdbcConnection>) -> Result<Option<String>, OdbcFault> {
     let sql = match connection.product.as_str() {
         "postgres" => "select current_schema()",
         "microsoft" => "select schema_name()",
@@ -399,10 +407,10 @@ fn current_schema(connection: &Rc<Connection>) -> Result<Option<String>, Fault> 
 }
 
 fn find(
-    catalog: &Catalog<'_>,
+    catalog: &OdbcCatalog<'_>,
     schema: Option<&str>,
     table: &str,
-) -> Result<Option<(String, String)>, Fault> {
+) -> Result<Option<(String, String)>, OdbcFault> {
     let mut names = vec![table.to_owned()];
     for other in [table.to_uppercase(), table.to_lowercase()] {
         if !names.contains(&other) {

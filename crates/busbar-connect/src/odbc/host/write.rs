@@ -6,14 +6,14 @@ use std::rc::Rc;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::fault::Fault;
-use super::handle::{Connection, Running, Statement};
+use super::fault::OdbcFault;
+use super::handle::{OdbcConnection, OdbcRunning, OdbcStatement};
 use super::library as odbc;
-use super::parameters::{Bound, Slot, Taking, Values};
+use super::parameters::{OdbcBound, OdbcSlot, OdbcTaking, OdbcValues};
 
 /// Rows for one statement, or for two of which the second takes the rows that the first does not find.
 #[derive(Deserialize)]
-pub struct PartRequest<'a> {
+pub struct OdbcPartRequest<'a> {
     #[serde(borrow)]
     sql: Cow<'a, str>,
     /// The columns that are the statement's parameters.
@@ -21,7 +21,7 @@ pub struct PartRequest<'a> {
     #[serde(borrow)]
     other: Option<Cow<'a, str>>,
     other_parameters: Option<Vec<usize>>,
-    columns: Vec<Slot>,
+    columns: Vec<OdbcSlot>,
     /// The numbers of the rows, by which those that are refused are named.
     numbers: Vec<usize>,
     #[serde(borrow)]
@@ -30,13 +30,13 @@ pub struct PartRequest<'a> {
 
 /// How a place within a transaction is marked and gone back to.
 #[derive(Clone, Copy)]
-pub struct Savepoints {
+pub struct OdbcSavepoints {
     set: &'static str,
     back: &'static str,
 }
 
-impl Savepoints {
-    pub fn of(product: &str) -> Savepoints {
+impl OdbcSavepoints {
+    pub fn of(product: &str) -> OdbcSavepoints {
         let (set, back) = match product {
             "microsoft" => (
                 "SAVE TRANSACTION busbar_row",
@@ -48,40 +48,40 @@ impl Savepoints {
             ),
             _ => ("SAVEPOINT busbar_row", "ROLLBACK TO SAVEPOINT busbar_row"),
         };
-        Savepoints { set, back }
+        OdbcSavepoints { set, back }
     }
 }
 
 /// Rows, ready to be written.
-pub struct Part {
-    connection: Rc<Connection>,
-    first: Prepared,
-    other: Option<Prepared>,
-    columns: Vec<Values>,
+pub struct OdbcPart {
+    connection: Rc<OdbcConnection>,
+    first: OdbcPrepared,
+    other: Option<OdbcPrepared>,
+    columns: Vec<OdbcValues>,
     numbers: Vec<usize>,
 }
 
 /// A statement that is prepared when it is first needed.
-struct Prepared {
+struct OdbcPrepared {
     sql: String,
     parameters: Vec<usize>,
     // Before what is bound to it.
-    statement: Option<Statement>,
-    bound: Bound,
+    statement: Option<OdbcStatement>,
+    bound: OdbcBound,
     /// The driver takes arrays of parameters.
     arrays: bool,
 }
 
-impl Part {
+impl OdbcPart {
     /// The rows of a request.
     ///
     /// # Errors
     /// The request names columns that it does not have.
     pub fn of(
-        part: &PartRequest<'_>,
-        taking: Taking,
-        connection: &Rc<Connection>,
-    ) -> Result<Part, Fault> {
+        part: &OdbcPartRequest<'_>,
+        taking: OdbcTaking,
+        connection: &Rc<OdbcConnection>,
+    ) -> Result<OdbcPart, OdbcFault> {
         let columns = part.columns.len();
         let other_parameters = part.other_parameters.as_deref().unwrap_or_default();
         let within = |places: &[usize]| places.iter().all(|at| *at < columns);
@@ -91,20 +91,20 @@ impl Part {
             && within(&part.parameters)
             && within(other_parameters);
         if !is_whole {
-            return Err(Fault::new("worker", "rows and columns do not fit"));
+            return Err(OdbcFault::new("worker", "rows and columns do not fit"));
         }
-        let prepared = |sql: &str, parameters: &[usize]| Prepared {
+        let prepared = |sql: &str, parameters: &[usize]| OdbcPrepared {
             sql: sql.to_owned(),
             parameters: parameters.to_vec(),
             statement: None,
-            bound: Bound::default(),
+            bound: OdbcBound::default(),
             // SQLite's driver takes arrays, and loses bytes of all rows but the last.
-            arrays: taking != Taking::Sqlite,
+            arrays: taking != OdbcTaking::Sqlite,
         };
         let values = part.columns.iter().enumerate();
-        let values =
-            values.map(|(at, slot)| Values::of(*slot, taking, part.rows.iter().map(|row| row[at])));
-        Ok(Part {
+        let values = values
+            .map(|(at, slot)| OdbcValues::of(*slot, taking, part.rows.iter().map(|row| row[at])));
+        Ok(OdbcPart {
             connection: Rc::clone(connection),
             first: prepared(&part.sql, &part.parameters),
             other: part
@@ -117,7 +117,7 @@ impl Part {
     }
 
     /// Writes all rows.
-    pub fn execute_all(&mut self) -> Result<(), Fault> {
+    pub fn execute_all(&mut self) -> Result<(), OdbcFault> {
         self.execute(0, self.numbers.len())
     }
 
@@ -129,7 +129,7 @@ impl Part {
         }
     }
 
-    fn execute(&mut self, from: usize, to: usize) -> Result<(), Fault> {
+    fn execute(&mut self, from: usize, to: usize) -> Result<(), OdbcFault> {
         if let Some(fault) = self
             .columns
             .iter()
@@ -153,16 +153,16 @@ impl Part {
     /// Writes what can be written, and names the rows that cannot.
     pub fn halve_all(
         &mut self,
-        savepoints: Savepoints,
-        running: &Running,
-        rejected: &mut Vec<(usize, Fault)>,
-    ) -> Result<(), Fault> {
+        savepoints: OdbcSavepoints,
+        running: &OdbcRunning,
+        rejected: &mut Vec<(usize, OdbcFault)>,
+    ) -> Result<(), OdbcFault> {
         let mut ranges = vec![(0, self.numbers.len())];
         while let Some((from, to)) = ranges.pop() {
             if from == to {
                 continue;
             }
-            Statement::new(&self.connection)?.direct(savepoints.set)?;
+            OdbcStatement::new(&self.connection)?.direct(savepoints.set)?;
             let Err(fault) = self.execute(from, to) else {
                 continue;
             };
@@ -170,7 +170,7 @@ impl Part {
                 return Err(fault);
             }
             self.forget();
-            Statement::new(&self.connection)?.direct(savepoints.back)?;
+            OdbcStatement::new(&self.connection)?.direct(savepoints.back)?;
             match to - from {
                 1 => rejected.push((self.numbers[from], fault)),
                 rows => {
@@ -184,25 +184,25 @@ impl Part {
     }
 }
 
-impl Prepared {
-    fn statement(&mut self, connection: &Rc<Connection>) -> Result<&Statement, Fault> {
+impl OdbcPrepared {
+    fn statement(&mut self, connection: &Rc<OdbcConnection>) -> Result<&OdbcStatement, OdbcFault> {
         if self.statement.is_none() {
-            let statement = Statement::new(connection)?;
+            let statement = OdbcStatement::new(connection)?;
             statement.prepare(&self.sql)?;
             self.statement = Some(statement);
         }
         self.statement
             .as_ref()
-            .ok_or_else(|| Fault::new("worker", "no statement"))
+            .ok_or_else(|| OdbcFault::new("worker", "no statement"))
     }
 
     /// Writes one row; how many rows of the table it found.
     fn write_row(
         &mut self,
-        connection: &Rc<Connection>,
-        columns: &[Values],
+        connection: &Rc<OdbcConnection>,
+        columns: &[OdbcValues],
         row: usize,
-    ) -> Result<usize, Fault> {
+    ) -> Result<usize, OdbcFault> {
         self.statement(connection)?.set(odbc::ATTR_PARAMSET_SIZE, 1);
         let statement = self.execute(columns, row, row + 1)?;
         let count = statement.row_count();
@@ -213,16 +213,16 @@ impl Prepared {
     /// Writes rows, as many at a time as fit.
     fn write(
         &mut self,
-        connection: &Rc<Connection>,
-        columns: &[Values],
+        connection: &Rc<OdbcConnection>,
+        columns: &[OdbcValues],
         from: usize,
         to: usize,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), OdbcFault> {
         let mut at = from;
         while at < to {
-            let values: Vec<&Values> = self.parameters.iter().map(|at| &columns[*at]).collect();
+            let values: Vec<&OdbcValues> = self.parameters.iter().map(|at| &columns[*at]).collect();
             let mut rows = match self.arrays && !values.is_empty() {
-                true => Bound::fitting(&values, at, to),
+                true => OdbcBound::fitting(&values, at, to),
                 false => 1,
             };
             if !self
@@ -242,10 +242,15 @@ impl Prepared {
         Ok(())
     }
 
-    fn execute(&mut self, columns: &[Values], from: usize, to: usize) -> Result<&Statement, Fault> {
-        let values: Vec<&Values> = self.parameters.iter().map(|at| &columns[*at]).collect();
+    fn execute(
+        &mut self,
+        columns: &[OdbcValues],
+        from: usize,
+        to: usize,
+    ) -> Result<&OdbcStatement, OdbcFault> {
+        let values: Vec<&OdbcValues> = self.parameters.iter().map(|at| &columns[*at]).collect();
         let statement = self.statement.as_ref();
-        let statement = statement.ok_or_else(|| Fault::new("worker", "no statement"))?;
+        let statement = statement.ok_or_else(|| OdbcFault::new("worker", "no statement"))?;
         self.bound.bind(statement, &values, from, to)?;
         statement.execute()?;
         match self.bound.has_errors() {
