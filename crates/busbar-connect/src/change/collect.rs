@@ -11,7 +11,7 @@ use busbar_connector::{Polling, Position, Resume, SnapshotState, SnapshotStatus}
 use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Micros, Row};
 
 use super::Echoed;
-use super::count::RowCount;
+use super::count::SentRows;
 use super::event;
 use super::snapshot::Progress;
 use crate::limits::{LARGE_TRANSACTIONS_MAX, TRANSACTION_BYTES, TRANSACTION_ROWS};
@@ -52,7 +52,7 @@ pub struct Table {
     pub progress: Progress,
     /// Its snapshot was interrupted: what the chunks before saw is not known any more.
     pub resumed: bool,
-    pub count: RowCount,
+    pub count: SentRows,
     /// Its snapshot is taken, or was.
     is_taken: bool,
     /// Its snapshot is to be taken anew.
@@ -106,7 +106,7 @@ impl Table {
         let is_taken = snapshot || progress.asked;
         progress.done |= !is_taken;
         let resumed = known > 0 && !progress.done;
-        let mut count = RowCount::default();
+        let mut count = SentRows::default();
         if resumed && !progress.empties {
             count.lose();
         }
@@ -483,7 +483,7 @@ impl Collector {
         self.hand_on();
         table.is_taken = true;
         table.resumed = false;
-        table.count = RowCount::default();
+        table.count = SentRows::default();
         table.progress = Progress {
             asked: true,
             empties: true,

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 /// Counts rows of a table that are sent.
 #[derive(Default)]
-pub struct RowCount {
+pub struct SentRows {
     /// Rows that are there by what was sent.
     there: i64,
     /// Rows that changes have added and removed which the database may have counted or not.
@@ -28,7 +28,7 @@ pub struct RowCount {
 
 /// What came of comparing the numbers of rows. Kept with how far the table was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Compared {
+pub struct RowsCompared {
     /// Rows that should be there by what was sent; none where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<i64>,
@@ -42,44 +42,44 @@ pub struct Compared {
 
 /// What a change does to the number of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowChange {
+pub enum RowEffect {
     Added,
     Removed,
     Same,
 }
 
-impl RowChange {
+impl RowEffect {
     /// What the change of an event does.
-    pub fn of(change: &str) -> RowChange {
+    pub fn of(change: &str) -> RowEffect {
         match change {
-            "insert" => RowChange::Added,
-            "delete" => RowChange::Removed,
-            _ => RowChange::Same,
+            "insert" => RowEffect::Added,
+            "delete" => RowEffect::Removed,
+            _ => RowEffect::Same,
         }
     }
 }
 
-impl RowCount {
+impl SentRows {
     /// Rows were read.
     pub fn read(&mut self, rows: u64) {
         self.there = self.there.saturating_add_unsigned(rows);
     }
 
     /// A change was published of a row that was read before, and the database has counted it or will.
-    pub fn changed(&mut self, change: RowChange) {
+    pub fn changed(&mut self, change: RowEffect) {
         match change {
-            RowChange::Added => self.there += 1,
-            RowChange::Removed => self.there -= 1,
-            RowChange::Same => {}
+            RowEffect::Added => self.there += 1,
+            RowEffect::Removed => self.there -= 1,
+            RowEffect::Same => {}
         }
     }
 
     /// The same while it counts, so that it may have counted it or not.
-    pub fn perhaps_changed(&mut self, change: RowChange) {
+    pub fn perhaps_changed(&mut self, change: RowEffect) {
         match change {
-            RowChange::Added => self.perhaps_added += 1,
-            RowChange::Removed => self.perhaps_removed += 1,
-            RowChange::Same => {}
+            RowEffect::Added => self.perhaps_added += 1,
+            RowEffect::Removed => self.perhaps_removed += 1,
+            RowEffect::Same => {}
         }
     }
 
@@ -106,7 +106,7 @@ impl RowCount {
     }
 
     /// What came of it, once, when the database has counted and nothing is awaited that may change the number.
-    pub fn take(&mut self, is_settled: bool) -> Option<(Compared, Option<Error>)> {
+    pub fn take(&mut self, is_settled: bool) -> Option<(RowsCompared, Option<Error>)> {
         if let Some(counted) = self.counting.try_join_next() {
             // A task that was ended early has no number; it is ended with the source only.
             self.counted = counted.ok();
@@ -121,12 +121,12 @@ impl RowCount {
         Some((self.compare(counted), failed))
     }
 
-    fn compare(&self, counted: Option<u64>) -> Compared {
+    fn compare(&self, counted: Option<u64>) -> RowsCompared {
         let least = self.there.saturating_sub_unsigned(self.perhaps_removed);
         let most = self.there.saturating_add_unsigned(self.perhaps_added);
         let number = counted.map(|counted| i64::try_from(counted).unwrap_or(i64::MAX));
         let differs = number.is_some_and(|number| number < least || number > most);
-        Compared {
+        RowsCompared {
             expected: (!self.is_unknown).then(|| number.unwrap_or(least).clamp(least, most)),
             counted,
             differs: differs && !self.is_unknown,
@@ -134,7 +134,7 @@ impl RowCount {
     }
 }
 
-impl Compared {
+impl RowsCompared {
     /// What is known of the snapshot.
     pub fn state(&self) -> SnapshotState {
         match (self.expected, self.counted) {
@@ -149,12 +149,12 @@ impl Compared {
 mod tests {
     use super::*;
 
-    fn count() -> RowCount {
-        let mut count = RowCount::default();
+    fn count() -> SentRows {
+        let mut count = SentRows::default();
         count.read(10);
-        count.changed(RowChange::Added);
-        count.changed(RowChange::of("delete"));
-        count.changed(RowChange::of("update"));
+        count.changed(RowEffect::Added);
+        count.changed(RowEffect::of("delete"));
+        count.changed(RowEffect::of("update"));
         count.read(5);
         count
     }
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn numbers_are_compared_with_what_may_have_been_counted() {
         let mut count = count();
-        let of = |count: &RowCount, counted| {
+        let of = |count: &SentRows, counted| {
             let compared = count.compare(counted);
             (compared.state(), compared.expected)
         };
@@ -170,9 +170,9 @@ mod tests {
         assert_eq!(of(&count, Some(14)), (SnapshotState::Different, Some(15)));
         assert_eq!(of(&count, Some(16)), (SnapshotState::Different, Some(15)));
         assert_eq!(of(&count, None), (SnapshotState::Uncompared, Some(15)));
-        count.perhaps_changed(RowChange::Removed);
-        count.perhaps_changed(RowChange::Added);
-        count.perhaps_changed(RowChange::Added);
+        count.perhaps_changed(RowEffect::Removed);
+        count.perhaps_changed(RowEffect::Added);
+        count.perhaps_changed(RowEffect::Added);
         for (counted, state, expected) in [
             (13, SnapshotState::Different, 14),
             (14, SnapshotState::Equal, 14),

@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::count::Compared;
+use super::count::RowsCompared;
 
 /// How far a table has been read. Kept as JSON with the position of its part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub struct Progress {
     pub rows: u64,
     /// What came of comparing their number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compared: Option<Compared>,
+    pub compared: Option<RowsCompared>,
     /// Changes of the table may be missing since.
     #[serde(default, skip_serializing_if = "is_false")]
     pub missed: bool,

@@ -9,7 +9,7 @@ use crate::limits::{STILL_BYTES, STILL_MAX};
 
 /// Something that should grow.
 #[derive(Clone, Copy, Debug)]
-struct Mark {
+struct StillMark {
     value: u64,
     since: Instant,
 }
@@ -17,14 +17,14 @@ struct Mark {
 /// Compares from time to time how far a source is with how far the other side is.
 pub struct Watch {
     /// How far the source is.
-    source: Mark,
+    source: StillMark,
     /// How far the other side was when the source moved last.
     there_then: u64,
     there: u64,
     /// Rows of snapshots that were read, while there are some to be read.
-    reading: Option<Mark>,
+    reading: Option<StillMark>,
     /// Bytes of the log that the other side keeps from where on, and how far it was when that moved last.
-    kept: Option<(Mark, u64)>,
+    kept: Option<(StillMark, u64)>,
     now: Instant,
 }
 
@@ -44,7 +44,7 @@ pub struct Looked {
 impl Watch {
     /// Begins to watch.
     pub fn new(now: Instant) -> Watch {
-        let mark = Mark {
+        let mark = StillMark {
             value: 0,
             since: now,
         };
@@ -62,7 +62,7 @@ impl Watch {
     pub fn look(&mut self, now: Instant, looked: Looked) {
         self.now = now;
         self.there = looked.there;
-        let mark = |value| Mark { value, since: now };
+        let mark = |value| StillMark { value, since: now };
         if looked.taken != self.source.value || self.there_then == 0 {
             self.source = mark(looked.taken);
             self.there_then = looked.there;
@@ -79,7 +79,7 @@ impl Watch {
 
     /// What should be looked at: an error for each thing that stands still. `connection` and `address` are named in them.
     pub fn alarms(&self, connection: &str, address: &str) -> Vec<Error> {
-        let still = |mark: Mark| {
+        let still = |mark: StillMark| {
             let still = self.now.saturating_duration_since(mark.since);
             (still >= STILL_MAX).then_some(still)
         };

@@ -19,12 +19,12 @@ use super::limits::{CHUNK_ROWS_FIRST, IDLE, MAPS_MAX, POLL_MAX, SILENCE_MAX, STA
 use super::link::{Link, MysqlServer, Start};
 use super::origin::Origin;
 use super::sink::POSITIONS_TABLE;
-use super::snapshot::{self, Passed};
+use super::snapshot::{self, PassedTransactions};
 use super::statement::LogStatement;
 use super::{MySqlFollow, ZeroDates, row};
 use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
-use crate::change::count::RowChange;
+use crate::change::count::RowEffect;
 use crate::change::event;
 use crate::change::held::HeldChunk;
 use crate::change::snapshot::{Progress, will_be_read};
@@ -64,7 +64,7 @@ pub struct MySqlChanges {
     /// key, where there is one.
     changed: Option<Option<(usize, Vec<Bytes>)>>,
     /// Transactions that have passed. A chunk that saw less is read again.
-    passed: Passed,
+    passed: PassedTransactions,
     next_look: Instant,
     heard: Instant,
     lag_bytes: Option<u64>,
@@ -160,7 +160,7 @@ impl MySqlChanges {
             begun: false,
             time: 0,
             changed: None,
-            passed: Passed::default(),
+            passed: PassedTransactions::default(),
             next_look: now,
             heard: now,
             lag_bytes: None,
@@ -567,7 +567,7 @@ impl MySqlChanges {
             if lacks_number {
                 *changed = Some(Some((*at, key.clone())));
             }
-            let row_change = RowChange::of(change);
+            let row_change = RowEffect::of(change);
             let Some(change) = collector.published(change) else {
                 // The database counts it nevertheless.
                 table.count.lose();
@@ -580,7 +580,7 @@ impl MySqlChanges {
                 return;
             }
             let inside = held.as_mut().map_or(order.map(|_| false), |held| {
-                held.change(order, &key, row_change == RowChange::Removed)
+                held.change(order, &key, row_change == RowEffect::Removed)
             });
             match inside {
                 // It is counted with the rows of the chunk.

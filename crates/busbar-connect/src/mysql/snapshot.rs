@@ -21,7 +21,7 @@ use super::link::{Answer, Link, MysqlServer};
 
 /// Transactions with changes of followed tables that the stream has passed, which the next chunk has to see.
 #[derive(Debug, Default)]
-pub struct Passed {
+pub struct PassedTransactions {
     /// The position behind the last one.
     position: u64,
     /// MySQL's numbers of those that have one.
@@ -42,7 +42,7 @@ pub struct Chunk {
 /// A list of numbers of transactions, as MySQL writes it: `3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:7, …`.
 struct NumberSet<'a>(&'a str);
 
-impl Passed {
+impl PassedTransactions {
     /// The stream has passed a transaction; `row` asks for its last row where it has no number. One that only emptied a table
     /// has neither: the server lets nobody read the table before it is over.
     pub fn pass(&mut self, position: u64, number: Option<String>, row: Option<String>) {
@@ -58,7 +58,7 @@ impl Passed {
 
     /// A chunk has seen all of them.
     fn clear(&mut self) {
-        *self = Passed::default();
+        *self = PassedTransactions::default();
     }
 }
 
@@ -90,7 +90,7 @@ impl NumberSet<'_> {
 async fn begin(
     server: &MysqlServer,
     link: &mut Link,
-    passed: &Passed,
+    passed: &PassedTransactions,
 ) -> Result<Option<LogPlace>, Failed> {
     let maria = link.version.contains("MariaDB");
     if !maria && !is_committed(link, passed).await? {
@@ -127,7 +127,7 @@ async fn begin(
 }
 
 /// Whether the transactions that the stream has passed are committed for all.
-async fn is_committed(link: &mut Link, passed: &Passed) -> Result<bool, Failed> {
+async fn is_committed(link: &mut Link, passed: &PassedTransactions) -> Result<bool, Failed> {
     if let Some(row) = &passed.row {
         let seconds = LOCK_WAIT_MAX.as_secs();
         let sql = format!(
@@ -158,7 +158,7 @@ async fn is_committed(link: &mut Link, passed: &Passed) -> Result<bool, Failed> 
 pub async fn chunk(
     server: &MysqlServer,
     link: &mut Link,
-    passed: &mut Passed,
+    passed: &mut PassedTransactions,
     position: impl Fn(LogPlace) -> u64,
     read: (&BinlogTable, Option<&[String]>, usize),
 ) -> Result<Option<Chunk>, Failed> {
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn what_has_passed_is_remembered_until_a_chunk_has_seen_it() {
-        let mut passed = Passed::default();
+        let mut passed = PassedTransactions::default();
         for number in 0..PASSED_MAX + 5 {
             passed.pass(9, Some(format!("a:{number}")), None);
         }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Follow;
+use super::begin::{begin_at, default_name, gone};
 use super::failure::Failed;
 use super::follow::{self, Followed, Identity};
 use super::limits::{
@@ -23,7 +24,7 @@ use super::snapshot::{self, Seen};
 use super::wire::{identifier, literal};
 use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
-use crate::change::count::RowChange;
+use crate::change::count::RowEffect;
 use crate::change::event;
 use crate::change::snapshot::{Progress, Window, publishes};
 use crate::change::watch::{Looked, Watch};
@@ -526,7 +527,7 @@ impl ChangeSource {
             ..
         } = &mut self.tables[*at];
         self.changed = true;
-        let row_change = RowChange::of(change);
+        let row_change = RowEffect::of(change);
         let Some(change) = self.collector.published(change) else {
             // The database counts it nevertheless.
             table.count.lose();
@@ -789,53 +790,4 @@ impl Source for ChangeSource {
             Ok(())
         })
     }
-}
-
-/// The name of slot and publication of a connection.
-fn default_name(connection: &str) -> String {
-    let plain = |c: char| match c.is_ascii_alphanumeric() {
-        true => c.to_ascii_lowercase(),
-        false => '_',
-    };
-    let name: String = connection.chars().map(plain).take(50).collect();
-    format!("busbar_{name}")
-}
-
-/// The place to begin at. Makes the slot when it has never been there.
-async fn begin_at(
-    server: &Server,
-    sql: &mut Link,
-    options: &Follow,
-    name: &str,
-    known: Lsn,
-) -> Result<Lsn, Error> {
-    // A new generation begins anew, whatever became of the slot.
-    if options.generation > 0 && known == Lsn::default() && options.create {
-        let drop = format!(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {} AND NOT active",
-            literal(name)
-        );
-        sql.run(&drop)
-            .await
-            .map_err(|failed| follow::replication_told(server, failed))?;
-    }
-    match follow::slot(server, sql, name).await? {
-        None if known > Lsn::default() => Err(gone(server, name)),
-        None => follow::make_slot(server, sql, options, name).await,
-        Some(slot) if known == Lsn::default() => Ok(slot.confirmed),
-        Some(slot) if slot.confirmed > known => {
-            Err(Error::new(Class::Configuration, "postgres.slot-ahead")
-                .with("address", &server.address)
-                .with("slot", name)
-                .with("position", known)
-                .with("confirmed", slot.confirmed))
-        }
-        Some(_) => Ok(known),
-    }
-}
-
-fn gone(server: &Server, slot: &str) -> Error {
-    Error::new(Class::Configuration, "postgres.slot-gone")
-        .with("address", &server.address)
-        .with("slot", slot)
 }

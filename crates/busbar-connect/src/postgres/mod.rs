@@ -11,6 +11,7 @@
 //! ```
 
 mod auth;
+mod begin;
 mod changes;
 mod copy;
 mod database;
