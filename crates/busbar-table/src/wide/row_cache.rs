@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::kept_rows::FragmentEntry;
 use super::layout::WideLayout;
 use super::read::Stamp;
-use super::sweep::{LiveRow, Seen};
+use super::sweep::{FragmentState, LiveRow};
 use crate::limits::{WIDE_ROW_CACHE_SHARDS, WIDE_ROW_CACHED_BYTES_MAX, WIDE_ROWS_CACHED_BYTES};
 
 /// What a row costs beside its fragments, in bytes.
@@ -56,7 +56,7 @@ pub(super) enum Cached {
 
 /// Which row.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct RowId {
+struct CachedRowId {
     of: RowsOf,
     key: Box<[u8]>,
 }
@@ -65,19 +65,19 @@ struct RowId {
 struct Shard {
     /// Places of `rows` by the hash of their ids.
     index: HashTable<usize>,
-    rows: Vec<Option<CachedRow>>,
+    rows: Vec<Option<WideCachedRow>>,
     free: Vec<usize>,
     /// Rows that are being read from the files, with what has been written to them meanwhile.
-    loading: HashMap<RowId, Loaded>,
+    loading: HashMap<CachedRowId, LoadedRow>,
     /// Rows that are being changed, whether or not they are here.
-    changing: HashSet<RowId>,
+    changing: HashSet<CachedRowId>,
     bytes: usize,
     /// The place that is looked at next for a row to let go of.
     hand: usize,
 }
 
-struct CachedRow {
-    id: RowId,
+struct WideCachedRow {
+    id: CachedRowId,
     fragments: CachedFragments,
     /// Fragments that were there when dead ones were last removed.
     pruned: usize,
@@ -88,7 +88,7 @@ struct CachedRow {
     is_used: bool,
 }
 
-struct Loaded {
+struct LoadedRow {
     /// Which reading it is.
     load: u64,
     written: Vec<FragmentEntry>,
@@ -98,7 +98,7 @@ struct Loaded {
 /// A row that is being read from the files. Dropped, it is not kept.
 pub(super) struct Loading<'a> {
     cache: &'a RowCache,
-    id: RowId,
+    id: CachedRowId,
     hash: u64,
     load: u64,
     is_over: bool,
@@ -149,7 +149,7 @@ impl RowCache {
             let key = row_of(&same[0]);
             let mut shard = self.shard(self.hash(of, key)).lock();
             let key = key.into();
-            shard.changing.insert(RowId { of, key });
+            shard.changing.insert(CachedRowId { of, key });
         }
     }
 
@@ -159,14 +159,14 @@ impl RowCache {
             let key = row_of(&same[0]);
             let mut shard = self.shard(self.hash(of, key)).lock();
             let key = key.into();
-            shard.changing.remove(&RowId { of, key });
+            shard.changing.remove(&CachedRowId { of, key });
         }
     }
 
     /// Begins to read a row; none if somebody else already does, or if it is here.
     pub fn load(&self, of: RowsOf, key: &[u8]) -> Option<Loading<'_>> {
         let hash = self.hash(of, key);
-        let id = RowId {
+        let id = CachedRowId {
             of,
             key: key.into(),
         };
@@ -175,7 +175,7 @@ impl RowCache {
             return None;
         }
         let load = self.loads.fetch_add(1, Ordering::Relaxed);
-        let loaded = Loaded {
+        let loaded = LoadedRow {
             load,
             written: Vec::new(),
             changed: 0,
@@ -205,7 +205,7 @@ impl RowCache {
             let mut shard = self.shard(hash).lock();
             let shard = &mut *shard;
             if !shard.loading.is_empty() {
-                let id = RowId {
+                let id = CachedRowId {
                     of,
                     key: key.into(),
                 };
@@ -225,7 +225,7 @@ impl RowCache {
             let mut fragments = Vec::with_capacity(row.fragments.len() + same.len());
             fragments.extend(row.fragments.iter().cloned());
             fragments.extend(same.iter().cloned());
-            let row = CachedRow::new(row.id, fragments, row.pruned, changed, layout, now);
+            let row = WideCachedRow::new(row.id, fragments, row.pruned, changed, layout, now);
             match row {
                 Some(row) => {
                     shard.bytes += row.bytes;
@@ -247,7 +247,7 @@ impl RowCache {
             shard.drop_row(hash, place);
         }
         if !shard.loading.is_empty() {
-            let id = RowId {
+            let id = CachedRowId {
                 of,
                 key: key.into(),
             };
@@ -284,7 +284,7 @@ impl Loading<'_> {
         fragments.extend(loaded.written);
         let changed = changed.max(loaded.changed);
         let id = self.id.clone();
-        let Some(row) = CachedRow::new(id, fragments, pruned, changed, layout, now) else {
+        let Some(row) = WideCachedRow::new(id, fragments, pruned, changed, layout, now) else {
             return;
         };
         shard.insert(self.cache, self.hash, row);
@@ -300,10 +300,10 @@ impl Drop for Loading<'_> {
     }
 }
 
-impl CachedRow {
+impl WideCachedRow {
     /// None if it is too large to be kept.
     fn new(
-        id: RowId,
+        id: CachedRowId,
         mut fragments: Vec<FragmentEntry>,
         pruned: usize,
         changed: u64,
@@ -317,7 +317,8 @@ impl CachedRow {
         if fragments.len() > pruned * 2 + 8 {
             let mut live = LiveRow::new(layout, now);
             // What cannot be read is kept, for whoever reads it to say so.
-            fragments.retain(|(key, value)| !matches!(live.look(key, value), Ok(Seen::Dead)));
+            fragments
+                .retain(|(key, value)| !matches!(live.look(key, value), Ok(FragmentState::Dead)));
             pruned = fragments.len();
         }
         let sizes = fragments
@@ -339,7 +340,7 @@ impl Shard {
     fn is_changing(&self, of: RowsOf, key: &[u8]) -> bool {
         let is_it = || {
             let key = key.into();
-            self.changing.contains(&RowId { of, key })
+            self.changing.contains(&CachedRowId { of, key })
         };
         !self.changing.is_empty() && is_it()
     }
@@ -353,12 +354,12 @@ impl Shard {
     }
 
     /// What was written while a row was read; none if it was let go of, also where somebody else reads it now.
-    fn end_load(&mut self, id: &RowId, load: u64) -> Option<Loaded> {
+    fn end_load(&mut self, id: &CachedRowId, load: u64) -> Option<LoadedRow> {
         let is_it = self.loading.get(id).is_some_and(|it| it.load == load);
         is_it.then(|| self.loading.remove(id)).flatten()
     }
 
-    fn insert(&mut self, cache: &RowCache, hash: u64, row: CachedRow) {
+    fn insert(&mut self, cache: &RowCache, hash: u64, row: WideCachedRow) {
         if let Some(place) = self.place(hash, row.id.of, &row.id.key) {
             self.drop_row(hash, place);
         }

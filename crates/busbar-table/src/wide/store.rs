@@ -23,7 +23,7 @@ use super::key::KeyRange;
 use super::layout::WideLayout;
 use super::read::Stamp;
 use super::row_cache::{Cached, CachedFragments, RowCache, RowsOf};
-use super::sweep::{LiveRow, Seen};
+use super::sweep::{FragmentState, LiveRow};
 use crate::limits::{
     WIDE_APART_BYTES, WIDE_CACHE_BYTES, WIDE_FAMILIES_EVER_MAX, WIDE_LOCK_WAIT,
     WIDE_ROW_CACHED_BYTES_MAX, WIDE_ROW_LOOK, WIDE_ROW_WAIT,
@@ -450,7 +450,7 @@ impl StoredPicture {
         let mut fragments = self.range(range);
         for guard in fragments.by_ref() {
             let (key, value) = guard.into_inner().map_err(failed)?;
-            if live.look(&key, &value)? == Seen::Dead {
+            if live.look(&key, &value)? == FragmentState::Dead {
                 continue;
             }
             bytes += key.len() + value.len();

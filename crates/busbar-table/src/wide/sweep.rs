@@ -112,9 +112,9 @@ fn sweep(
             }
         }
         match live.look(&key, &value)? {
-            Seen::Live => left += 1,
-            Seen::Deletion => deletions.push(key),
-            Seen::Dead => dead.push(key),
+            FragmentState::Live => left += 1,
+            FragmentState::Deletion => deletions.push(key),
+            FragmentState::Dead => dead.push(key),
         }
     }
     dead.append(&mut deletions);
@@ -148,7 +148,7 @@ pub(super) struct LiveRow<'a> {
 
 /// What can be seen of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum FragmentState {
     /// A cell of it, or that the row is there. Also a fragment of a family that the table's file names no longer, since it may
     /// do so again.
     Live,
@@ -189,19 +189,19 @@ impl<'a> LiveRow<'a> {
     ///
     /// # Errors
     /// A fragment that cannot be read.
-    pub fn look(&mut self, key: &[u8], value: &[u8]) -> Result<Seen, Error> {
+    pub fn look(&mut self, key: &[u8], value: &[u8]) -> Result<FragmentState, Error> {
         let (_, stamp) = Stamp::of(key).ok_or_else(damaged)?;
         let Some(place) = self.layout.family(stamp.family) else {
-            return Ok(Seen::Live);
+            return Ok(FragmentState::Live);
         };
         let (family, seen) = (&self.layout.families[place], &mut self.families[place]);
         if seen.is_over || has_expired(family, stamp.time, self.now) {
             seen.is_over = true;
-            return Ok(Seen::Dead);
+            return Ok(FragmentState::Dead);
         }
         let Fragment::Put(cells) = Fragment::read(value)? else {
             seen.is_over = true;
-            return Ok(Seen::Deletion);
+            return Ok(FragmentState::Deletion);
         };
         // The newest fragment shows that the row is there, whatever it holds.
         let mut is_live = !std::mem::replace(&mut seen.is_there, true);
@@ -217,6 +217,10 @@ impl<'a> LiveRow<'a> {
                 };
             }
         }
-        Ok(if is_live { Seen::Live } else { Seen::Dead })
+        Ok(if is_live {
+            FragmentState::Live
+        } else {
+            FragmentState::Dead
+        })
     }
 }
