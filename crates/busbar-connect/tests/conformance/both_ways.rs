@@ -100,6 +100,11 @@ fn files(sides: &[Side; 2], rule: Rule) -> Vec<(String, String)> {
             format!("{kind}: {{ address: '127.0.0.1:{port}', database: {database}, {user}")
         };
         let (source, target) = (from.name, to.name);
+        // Slots belong to the whole server, and tests run beside each other.
+        let slot = match source {
+            'a' => String::new(),
+            _ => format!(", slot: {}", from.database),
+        };
         let (conflict, echo) = match rule {
             Rule::Newer => (
                 format!("newer: changed, or_equal: {}", target == 'b'),
@@ -123,7 +128,7 @@ fn files(sides: &[Side; 2], rule: Rule) -> Vec<(String, String)> {
         };
         files.push((
             format!("connections/{source}.yaml"),
-            format!("{}, follow: {{ tables: [patient], without: [to_{source}], echo: {echo} }} }}\ntopic: {source}/${{table}}\n", login(from)),
+            format!("{}, follow: {{ tables: [patient], without: [to_{source}], echo: {echo}{slot} }} }}\ntopic: {source}/${{table}}\n", login(from)),
         ));
         files.push((
             format!("connections/to_{target}.yaml"),
