@@ -44,7 +44,7 @@ pub fn kind_of(raw: i32, type_name: &str, size: usize) -> i32 {
         -8 => sql::CHAR,
         -1 | -9 | -10 => sql::VARCHAR,
         // BINARY, VARBINARY, LONGVARBINARY.
-        -2 | -3 | -4 => sql::VARBINARY,
+        -4..=-2 => sql::VARBINARY,
         // Times of version 2.
         9 => sql::DATE,
         10 => sql::TIME,

@@ -19,6 +19,7 @@ mod write;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::CString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -122,21 +123,20 @@ pub fn run_odbc_host() -> ExitCode {
         let (id, deadline) = (head.id, Duration::from_millis(head.deadline_ms));
         match kind.as_str() {
             "ask" => {
-                if !sessions.contains_key(&number) {
-                    let Some(worker) = OdbcWorker::start(&environment, &target, &node) else {
-                        break;
-                    };
-                    sessions.insert(number, worker);
-                }
-                if let Some(worker) = sessions.get(&number) {
-                    // A thread that has ended has ended this process.
-                    let _ = worker.asks.send(OdbcAsk {
-                        id,
-                        what,
-                        frame,
-                        deadline,
-                    });
-                }
+                let worker = match sessions.entry(number) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(place) => match OdbcWorker::start(&environment, &target, &node) {
+                        Some(worker) => place.insert(worker),
+                        None => break,
+                    },
+                };
+                // A thread that has ended has ended this process.
+                let _ = worker.asks.send(OdbcAsk {
+                    id,
+                    what,
+                    frame,
+                    deadline,
+                });
             }
             "close" => {
                 if let Some(worker) = sessions.remove(&number) {
@@ -290,8 +290,15 @@ struct OdbcDeadline(u64);
 /// Those that are set, by number, and the thread that waits for them.
 #[derive(Default)]
 struct OdbcClock {
-    deadlines: Mutex<(u64, HashMap<u64, (Instant, Arc<OdbcRunning>)>)>,
+    deadlines: Mutex<OdbcDeadlines>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct OdbcDeadlines {
+    /// The last number.
+    last: u64,
+    all: HashMap<u64, (Instant, Arc<OdbcRunning>)>,
 }
 
 fn clock() -> &'static OdbcClock {
@@ -311,14 +318,14 @@ impl OdbcClock {
         loop {
             let now = Instant::now();
             let late: Vec<u64> = deadlines
-                .1
+                .all
                 .iter()
                 .filter(|(_, (at, _))| *at <= now)
                 .map(|(number, _)| *number)
                 .collect();
             let late: Vec<_> = late
                 .iter()
-                .filter_map(|number| deadlines.1.remove(number))
+                .filter_map(|number| deadlines.all.remove(number))
                 .collect();
             if !late.is_empty() {
                 // Requests begin and end while drivers give statements up.
@@ -327,7 +334,7 @@ impl OdbcClock {
                 });
                 continue;
             }
-            let next = deadlines.1.values().map(|(at, _)| *at).min();
+            let next = deadlines.all.values().map(|(at, _)| *at).min();
             match next {
                 Some(at) => drop(self.changed.wait_until(&mut deadlines, at)),
                 None => self.changed.wait(&mut deadlines),
@@ -340,12 +347,12 @@ impl OdbcDeadline {
     fn set(after: Duration, running: &Arc<OdbcRunning>) -> OdbcDeadline {
         let clock = clock();
         let mut deadlines = clock.deadlines.lock();
-        deadlines.0 += 1;
-        let number = deadlines.0;
+        deadlines.last += 1;
+        let number = deadlines.last;
         let at = Instant::now()
             .checked_add(after)
             .unwrap_or_else(Instant::now);
-        deadlines.1.insert(number, (at, Arc::clone(running)));
+        deadlines.all.insert(number, (at, Arc::clone(running)));
         clock.changed.notify_one();
         OdbcDeadline(number)
     }
@@ -353,6 +360,6 @@ impl OdbcDeadline {
 
 impl Drop for OdbcDeadline {
     fn drop(&mut self) {
-        clock().deadlines.lock().1.remove(&self.0);
+        clock().deadlines.lock().all.remove(&self.0);
     }
 }

@@ -250,8 +250,9 @@ pub fn tables(connection: &Rc<OdbcConnection>, most: usize) -> Result<Value, Odb
         })
         .filter_map(|row| Some((catalog.schema(row), row.text(3)?.to_owned())))
         .filter(|(schema, name)| {
-            !OWN.contains(&schema.to_uppercase().as_str())
-                && !(connection.product == "sqlite" && name.starts_with("sqlite_"))
+            let own = OWN.contains(&schema.to_uppercase().as_str());
+            let of_sqlite = connection.product == "sqlite" && name.starts_with("sqlite_");
+            !own && !of_sqlite
         })
         .collect();
     all.sort();
