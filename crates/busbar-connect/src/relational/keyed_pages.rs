@@ -15,12 +15,15 @@ pub struct KeyedPages<S> {
     done: bool,
 }
 
+/// Makes a statement of the condition of rows behind the last one, with its `WHERE`, and of the order.
+pub type PageStatement = Box<dyn Fn(&str, &str) -> String + Send + Sync>;
+
 /// How a page is asked for.
 pub struct PageSql {
     /// Rows of a page.
     pub rows: usize,
-    /// The statement, from the condition of rows behind the last one, with its `WHERE`, and the order.
-    pub statement: Box<dyn Fn(&str, &str) -> String + Send + Sync>,
+    /// How its statement is made.
+    pub statement: PageStatement,
     /// A text of the key as it is written in SQL, in the order of its characters.
     pub text: fn(&str) -> String,
 }
