@@ -16,13 +16,13 @@ pub struct OdbcLibraryMissing {
 }
 
 macro_rules! odbc_functions {
-    ($(#[$doc:meta])* $library:ident { $($name:ident($($argument:ty),*);)* }) => {
+    ($(#[$doc:meta])* $functions:ident { $($name:ident($($argument:ty),*);)* }) => {
         $(#[$doc])*
-        pub struct $library {
+        pub struct $functions {
             $(pub $name: unsafe extern "C" fn($($argument),*) -> i16,)*
         }
 
-        impl $library {
+        impl $functions {
             /// The functions of a library that was loaded; none if one is missing.
             fn of(handle: *mut c_void) -> Option<Self> {
                 $(
