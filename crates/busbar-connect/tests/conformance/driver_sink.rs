@@ -221,12 +221,15 @@ fn a_table_is_made_with_the_types_of_the_flow_and_values_are_whole() {
             "mariadb-odbc" => ["1", "0"],
             _ => ["true", "false"],
         };
+        // SQLite's ODBC driver reads numbers as texts of 15 digits.
+        let num = match name {
+            "sqlite-odbc" => "0.3",
+            _ => "0.30000000000000004",
+        };
         assert_eq!(
             there,
             [
-                format!(
-                    "1|a|{yes}|0.30000000000000004|2024-05-06T13:08:09.123456{zone}|00ff|雨😀\n\"'\\"
-                ),
+                format!("1|a|{yes}|{num}|2024-05-06T13:08:09.123456{zone}|00ff|雨😀\n\"'\\"),
                 format!("2|b|{no}|-1e+300|1969-12-31T23:59:59.999999{zone}||x"),
             ],
             "{name}"
