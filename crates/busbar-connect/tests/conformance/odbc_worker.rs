@@ -90,7 +90,7 @@ fn a_driver_that_does_harm_is_contained() {
         // Where nothing but the time ends it, that is short; else a slow machine would be taken for a driver that hangs.
         let timeout = if mode == "hang" { "1s" } else { "5m" };
         let options = format!(
-            "connection: 'Driver=harm.so;Harm={mode}', password: hunter2-secret, memory: 64MiB, timeout: {timeout}"
+            "connection: 'Driver=./harm.so;Harm={mode}', password: hunter2-secret, memory: 64MiB, timeout: {timeout}"
         );
         let failed = open(&runtime, folder.path(), &options).err().expect(mode);
         assert_eq!(failed.class(), Class::Transient, "{mode}: {failed}");
@@ -137,7 +137,7 @@ fn what_is_wrong_with_a_connection_is_said_with_the_way_out() {
             "no.so",
         ),
         (
-            "connection: 'Driver=missing.so'".to_owned(),
+            "connection: 'Driver=./missing.so'".to_owned(),
             "odbc.driver-missing",
             Class::Configuration,
             "missing.so",
