@@ -206,11 +206,10 @@ impl FhirStore {
     }
 
     fn newest(&self, place: &str) -> Option<&Value> {
-        let versions = self.versions.iter().rev();
+        let mut versions = self.versions.iter().rev();
         versions
-            .filter(|(_, of, _)| of == place)
-            .find_map(|(_, _, r)| Some(r.as_ref()))
-            .flatten()
+            .find(|(_, of, _)| of == place)
+            .and_then(|(_, _, resource)| resource.as_ref())
     }
 
     fn answer(&mut self, request: &Request) -> Answer {

@@ -6,6 +6,10 @@ use std::process::ExitCode;
 use busbar_connect::{ODBC_HOST, run_odbc_host};
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the worker ends before the other tests would run"
+)]
 fn it_is_the_worker_where_it_is_asked_to_be() {
     if std::env::args().nth(1).as_deref() == Some(ODBC_HOST) {
         let ended = run_odbc_host();
