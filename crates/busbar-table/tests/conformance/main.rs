@@ -13,7 +13,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, DictionaryArray, Float64Array, Int32Array,
     Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
 };
-use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use busbar_log::{Log, LogOptions, ManualClock, OsDisk};
 use busbar_table::{
     Applied, Compare, Condition, Constant, ProducerPosition, Scan, Table, TableSpec, Tables, Write,
