@@ -99,6 +99,10 @@ fn kind(record: &OdbcDiagnostic, product: &str) -> Option<&'static str> {
     if said.contains("password authentication failed") || said.contains("no password supplied") {
         return Some("credentials");
     }
+    // It says so without a state of its own, too.
+    if record.state == "HY000" && said.contains("connection has been lost") {
+        return Some("unreachable");
+    }
     if record.state == "08001" && said.contains("does not exist") {
         return Some("refused");
     }
@@ -203,6 +207,14 @@ mod tests {
                 "database is locked",
                 "sqlite",
                 "for-now",
+                "transient",
+            ),
+            (
+                "HY000",
+                1,
+                "The connection has been lost",
+                "postgres",
+                "unreachable",
                 "transient",
             ),
             ("x", 0, "", "", "refused", "configuration"),
