@@ -15,7 +15,6 @@ mod database_lookups;
 mod database_queries;
 mod driver_database;
 mod driver_engine;
-mod driver_rate;
 mod driver_sink;
 mod driver_source;
 mod driver_types;
