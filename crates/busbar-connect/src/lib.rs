@@ -26,6 +26,7 @@ mod mysql;
 mod odbc;
 mod places;
 mod postgres;
+mod reason;
 mod redis;
 mod relational;
 mod s3;

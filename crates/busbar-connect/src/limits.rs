@@ -32,6 +32,8 @@ pub const HTTP_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 pub const HTTP_RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 /// Bytes of a response that are shown in the error.
 pub const HTTP_EXCERPT_BYTES_MAX: u64 = 4 << 10;
+/// Characters of the words in which another system refuses something that are shown.
+pub const REASON_CHARS_MAX: usize = 500;
 /// Bytes of payloads in one HTTP request, unless one payload has more.
 pub const HTTP_BODY_BYTES: usize = 4 << 20;
 /// Rows in one HTTP request.

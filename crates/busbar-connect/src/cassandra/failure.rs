@@ -1,9 +1,9 @@
 //! Failures by class, with what mends each.
 
-use busbar_event::{Class, Error, quote};
+use busbar_event::{Class, Error};
 
 use super::frame::CqlRefusal;
-use super::limits::REASON_CHARS_MAX;
+use crate::reason::reason;
 
 const SERVER_ERROR: i32 = 0x0000;
 const PROTOCOL_ERROR: i32 = 0x000a;
@@ -56,11 +56,10 @@ impl CqlRefusal {
     /// The refusal as people see it.
     pub fn told(&self, doing: CassandraDoing<'_>) -> Error {
         let class = self.class(doing.values);
-        let said: String = self.said.chars().take(REASON_CHARS_MAX).collect();
         let new = |code| {
             Error::new(class, code)
                 .with("address", doing.address)
-                .with("said", quote(&said))
+                .with("said", reason(&self.said))
         };
         match (self.code, class) {
             (BAD_CREDENTIALS, _) => new("cassandra.credentials").with("user", doing.user),

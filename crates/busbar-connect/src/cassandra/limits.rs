@@ -46,5 +46,3 @@ pub const FIND_KEYS: usize = 256;
 pub const PREPARED_MAX: usize = 256;
 /// Rows of the catalogue that a survey reads: a row for each column.
 pub const SURVEYED_COLUMNS_MAX: usize = 100_000;
-/// Characters of the server's message that are shown.
-pub const REASON_CHARS_MAX: usize = 300;

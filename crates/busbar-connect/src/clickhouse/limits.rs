@@ -8,7 +8,5 @@ pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 pub const EVERY_MIN: Duration = Duration::from_millis(100);
 /// Rows that are asked for at a time.
 pub const PAGE_ROWS_MAX: usize = 100_000;
-/// Characters of the server's message that are shown.
-pub const REASON_CHARS_MAX: usize = 300;
 /// Inserts that a table is to remember, in the statement that makes it remember them.
 pub const WINDOW_INSERTS: usize = 1000;

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::ClickHouseOptions;
-use super::limits::{ANSWER_BYTES_MAX, REASON_CHARS_MAX};
+use super::limits::ANSWER_BYTES_MAX;
 use crate::http::{HttpClient, Remote, shown_url};
 use crate::places::Places;
+use crate::reason::reason;
 use crate::secret::Secret;
 
 /// A database that is asked.
@@ -137,10 +138,9 @@ impl ClickHouseLink {
             (Class::Permanent, _) if !rows => (Class::Configuration, "clickhouse.refused"),
             told => told,
         };
-        let said: String = text.chars().take(REASON_CHARS_MAX).collect();
-        let said = match said.trim() {
+        let said = match text.trim() {
             "" => answer.status.to_string(),
-            said => quote(said),
+            said => reason(said),
         };
         Error::new(class, code)
             .with("url", &self.url)

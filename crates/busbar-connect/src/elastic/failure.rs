@@ -1,10 +1,10 @@
 //! Failures by class, with what mends each.
 
 use busbar_connector::ServiceAnswer;
-use busbar_event::{Class, Error, quote};
+use busbar_event::{Class, Error};
 use serde::Deserialize;
 
-use super::limits::REASON_CHARS_MAX;
+use crate::reason::reason;
 
 /// Why the server refused a request or a row of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -76,12 +76,7 @@ impl ElasticRefusal {
             }
             next = refusal.caused_by.as_deref();
         }
-        quote(
-            said.chars()
-                .take(REASON_CHARS_MAX)
-                .collect::<String>()
-                .trim(),
-        )
+        reason(&said)
     }
 
     /// The data, the moment, or how things are set up.

@@ -18,7 +18,5 @@ pub const EVERY_MIN: Duration = Duration::from_millis(100);
 pub const SORT_FIELDS_MAX: usize = 8;
 /// Bytes of the sort values that are kept with the position.
 pub const NOTE_BYTES_MAX: usize = 4 << 10;
-/// Characters of the server's reason that are shown.
-pub const REASON_CHARS_MAX: usize = 500;
 /// How often the server merges a row anew when another writer has changed the document meanwhile.
 pub const MERGE_CONFLICTS_MAX: u32 = 5;

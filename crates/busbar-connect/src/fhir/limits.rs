@@ -22,7 +22,5 @@ pub const MATCH_BYTES_MAX: usize = 4 << 10;
 pub const EVERY_MIN: Duration = Duration::from_millis(100);
 /// Types of resources that one connection reads.
 pub const TYPES_MAX: usize = 32;
-/// Characters of the server's reason that are shown.
-pub const REASON_CHARS_MAX: usize = 500;
 /// Issues of an `OperationOutcome` that are shown.
 pub const ISSUES_MAX: usize = 5;

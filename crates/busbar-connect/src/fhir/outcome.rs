@@ -5,7 +5,9 @@ use busbar_event::{Class, Error};
 use busbar_log::Clock as _;
 use serde::Deserialize;
 
-use super::limits::{ISSUES_MAX, REASON_CHARS_MAX};
+use super::limits::ISSUES_MAX;
+use crate::limits::HTTP_EXCERPT_BYTES_MAX;
+use crate::reason::reason;
 
 /// What a server says of a request: an `OperationOutcome`, as far as it is read.
 #[derive(Debug, Default, Deserialize)]
@@ -80,17 +82,12 @@ pub fn said(body: &[u8]) -> String {
     let told = serde_json::from_slice::<Outcome>(body).map(|outcome| outcome.said());
     let told = match told {
         Ok(told) if !told.is_empty() => told,
-        _ => String::from_utf8_lossy(&body[..body.len().min(REASON_CHARS_MAX * 4)]).into_owned(),
+        _ => {
+            let most = usize::try_from(HTTP_EXCERPT_BYTES_MAX).unwrap_or(usize::MAX);
+            String::from_utf8_lossy(&body[..body.len().min(most)]).into_owned()
+        }
     };
-    readable(&told)
-}
-
-/// Words of the server on one line, with the place of a fault, which [`busbar_event::quote`] would cut off.
-pub fn readable(told: &str) -> String {
-    let letters = told.trim().chars().take(REASON_CHARS_MAX);
-    letters
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
-        .collect()
+    reason(&told)
 }
 
 /// The data, the moment, or how things are set up.

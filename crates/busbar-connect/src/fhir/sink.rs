@@ -12,9 +12,10 @@ use serde_json::value::RawValue;
 
 use super::limits::{BUNDLE_ENTRIES_MAX, REQUEST_BYTES};
 use super::link::{FhirLink, FhirRequest};
-use super::outcome::{Outcome, Refused, readable, refusal, refused, said};
+use super::outcome::{Outcome, Refused, refusal, refused, said};
 use super::plan::{FhirAction, FhirPlan};
 use super::{BundleKind, FhirWrite};
+use crate::reason::reason;
 
 /// Writes resources.
 pub struct FhirSink {
@@ -306,7 +307,7 @@ impl FhirSink {
         let outcome = response.outcome.map(|outcome| outcome.get());
         let outcome = outcome.and_then(|text| serde_json::from_str::<Outcome>(text).ok());
         let told = outcome.map(|outcome| outcome.said()).unwrap_or_default();
-        let told = readable(&told);
+        let told = reason(&told);
         let error = refusal(status, told, Refused::Resource, &self.link.url);
         match error.class() {
             Class::Permanent => EntryFate::Never(error),

@@ -13,6 +13,7 @@ use super::codec::{self, CodecFault};
 use super::proto::{ProtoFile, ProtoMethod};
 use super::{GrpcOptions, read_proto};
 use crate::http::{check_head, check_headers, refused_answer, shown_url, status_class};
+use crate::reason::reason;
 
 /// The form of a step.
 pub(super) struct GrpcForm {
@@ -205,7 +206,7 @@ impl CallForm for GrpcForm {
             return Err(Error::new(class, "connect.grpc-refused")
                 .with("url", &self.shown)
                 .with("code", CODES.get(usize::from(code)).unwrap_or(&"?"))
-                .with("said", quote(&percent_decoded(said.unwrap_or_default()))));
+                .with("said", reason(&percent_decoded(said.unwrap_or_default()))));
         }
         let message = self.message(&answer.body)?;
         let object = codec::decode(&self.file, self.method.output, message);

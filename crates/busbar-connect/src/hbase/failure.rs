@@ -3,9 +3,7 @@
 use busbar_event::{Class, Error};
 
 use super::wire::ThriftFault;
-
-/// Bytes of what the server says that an error repeats: Java puts whole stacks into it.
-const SAID_BYTES_MAX: usize = 300;
+use crate::reason::reason;
 
 /// What the server says, as people see it.
 pub fn told(fault: ThriftFault, address: &str, table: &str) -> Error {
@@ -47,10 +45,9 @@ fn is_name(said: &str, table: &str) -> bool {
     said == table || said.strip_prefix("default:") == Some(table)
 }
 
+/// Java puts whole stacks into what the server says.
 fn first_line(said: &str) -> String {
-    let line = said.lines().next().unwrap_or_default();
-    let end = (0..=SAID_BYTES_MAX.min(line.len())).rfind(|end| line.is_char_boundary(*end));
-    busbar_event::quote(&line[..end.unwrap_or(0)])
+    reason(said.lines().next().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use busbar_event::{Class, Error, Micros, quote};
+use busbar_event::{Class, Error, Micros};
 use http::{HeaderMap, StatusCode, header};
 
 use crate::limits::HTTP_RETRY_AFTER_MAX;
+use crate::reason::reason;
 
 /// The error of an answer with this status, these headers and the beginning of this body.
 pub(crate) fn refused(
@@ -14,17 +15,17 @@ pub(crate) fn refused(
     (status, headers, said): (u16, &HeaderMap, &str),
     now: Micros,
 ) -> Error {
-    let said = quote(said.trim());
+    let said = reason(said);
     let code = match said.is_empty() {
         true => "connect.http-refused-silently",
         false => "connect.http-refused",
     };
-    let reason = StatusCode::from_u16(status).ok();
-    let reason = reason.and_then(|status| status.canonical_reason());
+    let known = StatusCode::from_u16(status).ok();
+    let known = known.and_then(|status| status.canonical_reason());
     let error = Error::new(class, code)
         .with("url", url)
         .with("status", status)
-        .with("reason", reason.unwrap_or_default())
+        .with("reason", known.unwrap_or_default())
         .with("said", said);
     match asked_pause(status, headers, now) {
         Some(wait) => error.with_retry_after(wait),

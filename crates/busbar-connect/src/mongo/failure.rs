@@ -1,9 +1,9 @@
 //! Failures by class, with what mends each.
 
-use busbar_event::{Class, Error, quote};
+use busbar_event::{Class, Error};
 
 use super::bson::BsonDocument;
-use super::limits::SAID_CHARS_MAX;
+use crate::reason::reason;
 
 /// Why a server refused a command or a row of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl MongoRefusal {
             .any(|label| matches!(label, "TransientTransactionError" | "RetryableWriteError"));
         MongoRefusal {
             code: answer.number("code").unwrap_or(0),
-            said: quote(said.chars().take(SAID_CHARS_MAX).collect::<String>().trim()),
+            said: reason(said),
             passes,
         }
     }

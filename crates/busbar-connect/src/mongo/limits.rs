@@ -51,8 +51,6 @@ pub const SURVEYED_MAX: usize = 1_000;
 pub const SAMPLED_DOCUMENTS: i32 = 50;
 /// Fields of a collection that are shown.
 pub const SAMPLED_FIELDS_MAX: usize = 500;
-/// Characters of the server's words that are shown.
-pub const SAID_CHARS_MAX: usize = 500;
 /// Documents of the first chunk of a snapshot, and the most that one has.
 pub const CHUNK_ROWS_FIRST: i32 = 512;
 pub const CHUNK_ROWS: i32 = 8_192;

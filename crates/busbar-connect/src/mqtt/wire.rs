@@ -1,6 +1,6 @@
 //! Reading packets, the messages from a connection's task to its user, and the errors of both.
 
-use busbar_event::{Class, Error, Micros, quote};
+use busbar_event::{Class, Error, Micros};
 use busbar_mqtt::client::{self, ConnAckIn, ServerPacket};
 use busbar_mqtt::{AckKind, Reason, Split, Version, split};
 use bytes::BytesMut;
@@ -120,7 +120,7 @@ pub fn refused(address: &str, reason: Reason, text: Option<&str>) -> Error {
         | Reason::RETAIN_NOT_SUPPORTED => Class::Permanent,
         _ => Class::Transient,
     };
-    let said = text.map_or_else(|| reason.name().to_owned(), quote);
+    let said = text.map_or_else(|| reason.name().to_owned(), crate::reason::reason);
     Error::new(class, "connect.mqtt-refused")
         .with("address", address)
         .with("said", said)

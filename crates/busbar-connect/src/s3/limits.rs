@@ -14,5 +14,3 @@ pub const KEY_BYTES_MAX: usize = 1_024;
 pub const POSITION_DIGITS: usize = 20;
 /// Digits of the number of a try in a key.
 pub const ATTEMPT_DIGITS: usize = 10;
-/// Characters of the service's message that are shown.
-pub const REASON_CHARS_MAX: usize = 300;

@@ -10,10 +10,11 @@ use busbar_xml::XmlDocument;
 use bytes::Bytes;
 
 use super::S3Options;
-use super::limits::{ANSWER_BYTES_MAX, LISTED_MAX, REASON_CHARS_MAX};
+use super::limits::{ANSWER_BYTES_MAX, LISTED_MAX};
 use super::sign::{Signed, Signer, query_text};
 use crate::http::{HttpClient, Remote, shown_url};
 use crate::places::Places;
+use crate::reason::reason;
 
 const MARK_POSITION: &str = "x-amz-meta-busbar-position";
 const MARK_WRITER: &str = "x-amz-meta-busbar-writer";
@@ -300,15 +301,12 @@ impl S3Link {
             }
             _ => (Class::Configuration, "s3.refused"),
         };
-        let mut said = format!("{} {name} {message}", answer.status);
-        if let Some((at, _)) = said.char_indices().nth(REASON_CHARS_MAX) {
-            said.truncate(at);
-        }
+        let said = format!("{} {name} {message}", answer.status);
         Error::new(class, code)
             .with("url", &self.url)
             .with("bucket", &self.bucket)
             .with("key", key)
-            .with("said", quote(said.trim()))
+            .with("said", reason(&said))
     }
 }
 

@@ -8,6 +8,8 @@ use busbar_xml::{DocumentFault, NodeAt, XmlDocument, document_text_in};
 use http::header;
 use memchr::memmem;
 
+use crate::reason::reason;
+
 /// What WS-Security calls a login that is refused.
 const LOGIN_FAULTS: [&str; 5] = [
     "FailedAuthentication",
@@ -48,7 +50,7 @@ pub(super) fn fault_error(tree: &XmlDocument, fault: NodeAt, url: &str) -> Error
     Error::new(class, name)
         .with("url", url)
         .with("code", quote(code))
-        .with("said", quote(&why.unwrap_or_default()))
+        .with("said", reason(&why.unwrap_or_default()))
 }
 
 /// The code of a fault of either version; empty where it says none.
