@@ -121,14 +121,7 @@ impl FhirLink {
         context: &ServiceContext,
         places: &Places,
     ) -> Result<FhirLink, Error> {
-        let remote = Remote {
-            url: &options.url,
-            headers: &options.headers,
-            tls: options.tls.as_ref(),
-            timeout: options.timeout.as_duration(),
-            alpn: b"http/1.1",
-            answer_most: ANSWER_BYTES_MAX,
-        };
+        let remote = Remote::of(&options.remote(), ANSWER_BYTES_MAX);
         Ok(FhirLink {
             http: HttpClient::open(remote, context, places).await?,
             url: shown_url(&options.url).trim_end_matches('/').to_owned(),
@@ -193,17 +186,9 @@ impl FhirLink {
     /// # Errors
     /// *Configuration*: it leads elsewhere, or is too long.
     pub fn path_of(&self, link: &str) -> Result<String, Error> {
-        let within = match link.strip_prefix(&self.url) {
-            Some(rest) if rest.is_empty() || rest.starts_with(['/', '?']) => Some(rest),
-            Some(_) => None,
-            // Relative to the base address.
-            None => (!link.contains("://") && !link.starts_with("//")).then_some(link),
-        };
-        match within {
-            Some(path) if link.len() <= LINK_BYTES_MAX && !path.contains("..") => {
-                Ok(path.to_owned())
-            }
-            _ => Err(Error::new(Class::Configuration, "fhir.next-elsewhere")
+        match path_within(&self.url, link) {
+            Some(path) => Ok(path.to_owned()),
+            None => Err(Error::new(Class::Configuration, "fhir.next-elsewhere")
                 .with("url", &self.url)
                 .with("link", quote(&link[..link.floor_char_boundary(200)]))),
         }
@@ -225,5 +210,45 @@ impl FhirLink {
         Error::new(Class::Configuration, "fhir.strange")
             .with("url", &self.url)
             .with("said", quote(&String::from_utf8_lossy(start)))
+    }
+}
+
+/// The path of a link behind a base address; none where it leads elsewhere, or is too long.
+fn path_within<'l>(base: &str, link: &'l str) -> Option<&'l str> {
+    let path = match link.strip_prefix(base) {
+        Some(rest) if rest.is_empty() || rest.starts_with(['/', '?']) => rest,
+        Some(_) => return None,
+        // Relative to the base address.
+        None if link.contains("://") || link.starts_with("//") => return None,
+        None => link,
+    };
+    (link.len() <= LINK_BYTES_MAX && !path.contains("..")).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_lead_below_the_base_address() {
+        let long = format!("?page={}", "x".repeat(LINK_BYTES_MAX));
+        for (link, path) in [
+            ("http://a/fhir?page=2", Some("?page=2")),
+            ("http://a/fhir/Patient?page=2", Some("/Patient?page=2")),
+            ("http://a/fhir", Some("")),
+            ("Patient?page=2", Some("Patient?page=2")),
+            ("/Patient?page=2", Some("/Patient?page=2")),
+            ("http://a/fhirs?page=2", None),
+            ("http://a/fhir/../admin", None),
+            ("Patient/../../admin", None),
+            ("http://a/other", None),
+            ("https://a/fhir?page=2", None),
+            ("http://b/fhir?page=2", None),
+            ("//b/fhir?page=2", None),
+            (long.as_str(), None),
+            (&long[..LINK_BYTES_MAX], Some(&long[..LINK_BYTES_MAX])),
+        ] {
+            assert_eq!(path_within("http://a/fhir", link), path, "{link:.60}");
+        }
     }
 }

@@ -297,6 +297,18 @@ impl FhirWrite {
     }
 }
 
+impl Options {
+    /// Where the other side is, and how it is reached.
+    fn remote(&self) -> RemoteOptions<'_> {
+        RemoteOptions {
+            url: &self.url,
+            headers: &self.headers,
+            tls: self.tls.as_ref(),
+            timeout: self.timeout,
+        }
+    }
+}
+
 impl Fhir {
     pub(crate) fn new(places: Places) -> Fhir {
         Fhir { places }
@@ -304,13 +316,7 @@ impl Fhir {
 
     fn options(&self, spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
         let options: Options = spec.options.read()?;
-        let remote = RemoteOptions {
-            url: &options.url,
-            headers: &options.headers,
-            tls: options.tls.as_ref(),
-            timeout: options.timeout,
-        };
-        check_remote(spec, &remote, &self.places)?;
+        check_remote(spec, &options.remote(), &self.places)?;
         let refuse = |key: &str, code| {
             let error = Error::new(Class::Configuration, code);
             spec.options.diagnostic(key, error)
@@ -430,14 +436,8 @@ impl Connector for Fhir {
         Box::pin(async move {
             let options = self.options(spec);
             let options = options.map_err(|refused| refused.error().clone())?;
-            let remote = Remote {
-                url: &options.url,
-                headers: &options.headers,
-                tls: options.tls.as_ref(),
-                timeout: options.timeout.as_duration(),
-                alpn: b"http/1.1",
-                answer_most: crate::limits::CALL_ANSWER_BYTES_MAX,
-            };
+            let most = crate::limits::CALL_ANSWER_BYTES_MAX;
+            let remote = Remote::of(&options.remote(), most);
             let client = HttpClient::open(remote, &context, &self.places).await?;
             Ok(Arc::new(client) as Arc<dyn Service>)
         })

@@ -78,6 +78,18 @@ fn read_proto(text: &str) -> Result<ProtoFile, Error> {
     })
 }
 
+impl GrpcOptions {
+    /// Where the other side is, and how it is reached.
+    fn remote(&self) -> RemoteOptions<'_> {
+        RemoteOptions {
+            url: &self.url,
+            headers: &self.headers,
+            tls: self.tls.as_ref(),
+            timeout: self.timeout,
+        }
+    }
+}
+
 impl Grpc {
     pub(crate) fn new(places: Places) -> Grpc {
         Grpc { places }
@@ -85,13 +97,7 @@ impl Grpc {
 
     fn options(&self, spec: &ConnectionSpec) -> Result<GrpcOptions, Diagnostic> {
         let options: GrpcOptions = spec.options.read()?;
-        let remote = RemoteOptions {
-            url: &options.url,
-            headers: &options.headers,
-            tls: options.tls.as_ref(),
-            timeout: options.timeout,
-        };
-        check_remote(spec, &remote, &self.places)?;
+        check_remote(spec, &options.remote(), &self.places)?;
         read_proto(&options.proto).map_err(|error| spec.options.diagnostic("proto", error))?;
         Ok(options)
     }
@@ -138,13 +144,10 @@ impl Connector for Grpc {
     ) -> Work<'a, Result<Arc<dyn Service>, Error>> {
         Box::pin(async move {
             let options = self.options(spec)?;
+            let most = crate::limits::CALL_ANSWER_BYTES_MAX;
             let remote = Remote {
-                url: &options.url,
-                headers: &options.headers,
-                tls: options.tls.as_ref(),
-                timeout: options.timeout.as_duration(),
                 alpn: b"h2",
-                answer_most: crate::limits::CALL_ANSWER_BYTES_MAX,
+                ..Remote::of(&options.remote(), most)
             };
             let client = GrpcClient::open(remote, &context, &self.places).await?;
             Ok(Arc::new(client) as Arc<dyn Service>)

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{MANAGED, shown_url};
+use super::{MANAGED, RemoteOptions, shown_url};
 use crate::limits::{CALL_IDLE_LONGEST, CALL_IDLE_MAX};
 use crate::places::Places;
 use crate::secret::Secret;
@@ -37,6 +37,20 @@ pub(crate) struct Remote<'a> {
     pub alpn: &'static [u8],
     /// Bytes of an answer. A larger one is refused.
     pub answer_most: usize,
+}
+
+impl<'a> Remote<'a> {
+    /// What a connection's options say, with HTTP/1.1 and answers of so many bytes.
+    pub(crate) fn of(options: &RemoteOptions<'a>, answer_most: usize) -> Remote<'a> {
+        Remote {
+            url: options.url,
+            headers: options.headers,
+            tls: options.tls,
+            timeout: options.timeout.as_duration(),
+            alpn: b"http/1.1",
+            answer_most,
+        }
+    }
 }
 
 /// Sends requests to one address.
@@ -332,14 +346,10 @@ impl HttpClient {
     /// What is shown of a refusal must not repeat what was sent in secret.
     pub(crate) fn without_secrets(&self, body: Bytes) -> Bytes {
         let text = String::from_utf8_lossy(&body);
-        if !self.repeats_secret(&text) {
-            return body;
+        match self.repeats_secret(&text) {
+            true => hidden(&self.secrets, text.into_owned()).into(),
+            false => body,
         }
-        let hidden = self.secrets.iter();
-        let hidden = hidden.fold(text.into_owned(), |text, secret| {
-            text.replace(secret, HIDDEN)
-        });
-        hidden.into()
     }
 
     /// Whether a text holds what was sent in secret.
@@ -389,10 +399,16 @@ fn reason(why: &(dyn StdError + 'static)) -> String {
     last.to_string()
 }
 
+/// A text without these others, of which longer ones come first.
+pub(super) fn hidden(secrets: &[String], text: String) -> String {
+    let secrets = secrets.iter();
+    secrets.fold(text, |text, secret| text.replace(secret, HIDDEN))
+}
+
 type ReadHeaders = (HeaderMap, Vec<String>);
 
 /// The connection's headers, and the texts in them that must not be seen. Blocks on the disk.
-fn read_headers(
+pub(super) fn read_headers(
     given: &BTreeMap<String, Secret>,
     project: &std::path::Path,
     places: &Places,

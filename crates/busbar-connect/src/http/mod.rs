@@ -126,6 +126,18 @@ pub(crate) fn ten_seconds() -> Span {
     Span::from_micros(10_000_000)
 }
 
+impl Options {
+    /// Where the other side is, and how it is reached.
+    fn remote(&self) -> RemoteOptions<'_> {
+        RemoteOptions {
+            url: &self.url,
+            headers: &self.headers,
+            tls: self.tls.as_ref(),
+            timeout: self.timeout,
+        }
+    }
+}
+
 impl Http {
     pub(crate) fn new(places: Places) -> Http {
         Http { places }
@@ -133,13 +145,7 @@ impl Http {
 
     fn options(&self, spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
         let options: Options = spec.options.read()?;
-        let remote = RemoteOptions {
-            url: &options.url,
-            headers: &options.headers,
-            tls: options.tls.as_ref(),
-            timeout: options.timeout,
-        };
-        check_remote(spec, &remote, &self.places)?;
+        check_remote(spec, &options.remote(), &self.places)?;
         Ok(options)
     }
 }
@@ -290,14 +296,8 @@ impl Connector for Http {
     ) -> Work<'a, Result<Arc<dyn Service>, Error>> {
         Box::pin(async move {
             let options = self.options(spec)?;
-            let remote = Remote {
-                url: &options.url,
-                headers: &options.headers,
-                tls: options.tls.as_ref(),
-                timeout: options.timeout.as_duration(),
-                alpn: b"http/1.1",
-                answer_most: crate::limits::CALL_ANSWER_BYTES_MAX,
-            };
+            let most = crate::limits::CALL_ANSWER_BYTES_MAX;
+            let remote = Remote::of(&options.remote(), most);
             let client = HttpClient::open(remote, &context, &self.places).await?;
             Ok(Arc::new(client) as Arc<dyn Service>)
         })

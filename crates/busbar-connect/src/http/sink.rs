@@ -7,9 +7,10 @@ use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
 use busbar_event::{Class, Error, reserved};
 use busbar_log::Clock;
 use parking_lot::Mutex;
-use ureq::http::{HeaderName, HeaderValue, header};
+use ureq::http::{HeaderMap, HeaderValue, Uri, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
+use super::client::{hidden, read_headers};
 use super::refusal::refused;
 use super::{Body, Method, Options, shown_url};
 use crate::json::json_text;
@@ -27,7 +28,9 @@ struct Sender {
     url: String,
     /// The address for messages: without the query, which may hold a token.
     shown: String,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    headers: HeaderMap,
+    /// Texts of headers and address that answers must not show, the longest first.
+    secrets: Vec<String>,
     clock: Arc<dyn Clock>,
     /// Progress of the current delivery, so that a retry continues where the last attempt ended.
     progress: Mutex<Progress>,
@@ -49,14 +52,10 @@ impl HttpSink {
         context: &SinkContext,
         places: &Places,
     ) -> Result<HttpSink, Error> {
-        let mut headers = Vec::new();
-        for (name, secret) in &options.headers {
-            let refuse = || Error::new(Class::Configuration, "connect.http-header");
-            let secret = secret.read(&context.project_dir, places)?;
-            let mut value = HeaderValue::from_str(&secret).map_err(|_| refuse())?;
-            value.set_sensitive(true);
-            headers.push((name.parse().map_err(|_| refuse())?, value));
-        }
+        let (headers, mut secrets) = read_headers(&options.headers, &context.project_dir, places)?;
+        let address: Option<Uri> = options.url.parse().ok();
+        secrets.extend(address.and_then(|address| address.query().map(str::to_owned)));
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             // Rows are sent only to the address in the file.
@@ -72,6 +71,7 @@ impl HttpSink {
             shown: shown_url(&options.url),
             url: options.url,
             headers,
+            secrets,
             clock: Arc::clone(&context.clock),
             progress: Mutex::default(),
         })))
@@ -212,11 +212,7 @@ impl Sender {
             Method::Put => self.agent.put(&self.url),
         };
         request = request.header("Idempotency-Key", key);
-        if !self
-            .headers
-            .iter()
-            .any(|(name, _)| name == header::CONTENT_TYPE)
-        {
+        if !self.headers.contains_key(header::CONTENT_TYPE) {
             request = request.header(header::CONTENT_TYPE, kind);
         }
         for (name, value) in &self.headers {
@@ -253,7 +249,7 @@ impl Sender {
             100..=199 | 408 | 425 | 429 | 500.. => Class::Transient,
             _ => Class::Permanent,
         };
-        let said = said.unwrap_or_default();
+        let said = hidden(&self.secrets, said.unwrap_or_default());
         let now = self.clock.now_micros();
         Err(refused(
             class,

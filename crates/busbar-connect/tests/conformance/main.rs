@@ -52,6 +52,7 @@ mod mysql_sink;
 mod mysql_snapshots;
 mod mysql_subject;
 mod odbc_host;
+mod odbc_lies;
 mod odbc_subject;
 mod odbc_worker;
 mod peers;
@@ -257,9 +258,20 @@ fn secrets_are_in_no_error() {
     const SECRET: &str = "hunter2-very-secret";
     let folder = tempfile::tempdir().expect("a folder");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let port = peers::free_port();
+    // A server that refuses everything and repeats what it was sent.
+    let repeats = peers::Web::new();
+    repeats.answer(|request| {
+        let said = format!("{} {:?} ", request.path, request.headers);
+        Some((400, "", [said.as_bytes(), &request.body[..]].concat()))
+    });
+    let silent = peers::free_port();
+    let mut repeated = BTreeSet::new();
     for row in subjects() {
-        for text in &row.secret {
+        for (text, port) in row.secret.iter().flat_map(|text| {
+            let is_http = text.contains("http://127.0.0.1:PORT");
+            let repeating = is_http.then_some((text, repeats.port));
+            std::iter::once((text, silent)).chain(repeating)
+        }) {
             let text = text
                 .replace("SECRET", SECRET)
                 .replace("PORT", &port.to_string());
@@ -268,31 +280,53 @@ fn secrets_are_in_no_error() {
                 .check(&connection)
                 .unwrap_or_else(|bad| panic!("{bad}: {text}"));
             let roles = row.connector().check(&connection).expect("it checks");
+            let answered = port == repeats.port;
             if roles.service {
-                let request = busbar_connector::ServiceRequest::default();
-                let error = runtime.block_on(async {
+                let request = busbar_connector::ServiceRequest {
+                    method: "POST".into(),
+                    path: "/".into(),
+                    ..Default::default()
+                };
+                let answer = runtime.block_on(async {
                     let context = service_context(folder.path());
                     let service = row.connector().service(&connection, context).await?;
                     service.exchange(&request).await
                 });
-                hides(&error.expect_err("nobody listens there"), SECRET);
+                match answer {
+                    Err(error) => hides(&error, SECRET),
+                    Ok(answer) => {
+                        assert!(answered, "nobody listens there");
+                        let said = String::from_utf8_lossy(&answer.body);
+                        assert!(!said.contains(SECRET), "{said}");
+                    }
+                }
             }
             if !roles.sink {
                 continue;
             }
-            let error = runtime.block_on(async {
+            let written = runtime.block_on(async {
                 let context = sink_context(folder.path());
-                match row.connector().sink(&connection, context).await {
-                    Ok(mut sink) => sink
-                        .write(&sinks::delivery("t", &["{}".to_owned()], 1))
-                        .await
-                        .err(),
-                    Err(error) => Some(error),
-                }
+                let mut sink = row.connector().sink(&connection, context).await?;
+                sink.write(&sinks::delivery("t", &["{}".to_owned()], 1))
+                    .await
             });
-            hides(&error.expect("nobody listens there"), SECRET);
+            match written {
+                Err(error) => hides(&error, SECRET),
+                Ok(written) => {
+                    assert!(answered, "nobody listens there");
+                    for (_, error) in &written.rejected {
+                        hides(error, SECRET);
+                        repeated.insert(row.kind);
+                    }
+                }
+            }
         }
     }
+    let sent = repeats.requests().iter().any(|request| {
+        let said = format!("{} {:?}", request.path, request.headers);
+        said.contains(SECRET)
+    });
+    assert!(sent && repeated.contains("http"), "{repeated:?}");
 }
 
 fn hides(error: &busbar_event::Error, secret: &str) {
