@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use busbar_connector::SourceContext;
 
 use super::collect::{Collector, Table};
+use super::columns::ColumnsMark;
 use super::event;
 use crate::topic::TopicTemplate;
 
@@ -19,13 +20,13 @@ pub struct BeginTables<'a> {
 }
 
 impl BeginTables<'_> {
-    /// The table of this name, with what is known of its snapshot.
+    /// The table of this name, with what is known of its snapshot. `columns` are those that it has now, where they are known.
     pub fn begin(
         &self,
         collector: &mut Collector,
         context: &SourceContext,
-        schema: &str,
-        name: &str,
+        (schema, name): (&str, &str),
+        columns: Option<ColumnsMark>,
     ) -> Table {
         let mut topic = String::new();
         let value = |variable: &str| match variable {
@@ -38,6 +39,13 @@ impl BeginTables<'_> {
         let again = self.again.get(&whole).copied().unwrap_or(0);
         let now = context.clock.now_micros();
         let mut table = Table::new(&whole, topic, again, self.snapshot, collector, now);
+        if table.progress.columns.is_none() {
+            match (table.has_begun(), columns) {
+                (false, columns) => table.progress.columns = columns,
+                (true, Some(columns)) => table.tell(columns),
+                (true, None) => {}
+            }
+        }
         if !table.progress.done {
             // Rows that are gone since the snapshot before are known by their absence only.
             let mut emptied = Vec::new();

@@ -11,6 +11,7 @@ use busbar_connector::{Polling, Position, Resume, SnapshotState, SnapshotStatus}
 use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Micros, Row};
 
 use super::Echoed;
+use super::columns::ColumnsMark;
 use super::count::SentRows;
 use super::event;
 use super::snapshot::Progress;
@@ -57,6 +58,8 @@ pub struct Table {
     is_taken: bool,
     /// Its snapshot is to be taken anew.
     is_asked: bool,
+    /// The columns that the transaction under way has told, or the last one.
+    told: Option<ColumnsMark>,
 }
 
 struct Transaction {
@@ -104,8 +107,9 @@ impl Table {
         let mut progress: Progress =
             serde_json::from_slice(collector.resume.note(&part)).unwrap_or_default();
         let is_taken = snapshot || progress.asked;
+        let has_read = known > 0 && !std::mem::take(&mut progress.untaken);
         progress.done |= !is_taken;
-        let resumed = known > 0 && !progress.done;
+        let resumed = has_read && !progress.done;
         let mut count = SentRows::default();
         if resumed && !progress.empties {
             count.lose();
@@ -120,7 +124,19 @@ impl Table {
             count,
             is_taken,
             is_asked: false,
+            told: None,
         }
+    }
+
+    /// Whether its events have these columns; none where nothing is known of them.
+    pub fn has_told(&self, columns: &ColumnsMark) -> Option<bool> {
+        let told = self.told.as_ref().or(self.progress.columns.as_ref());
+        told.map(|told| told.fits(columns))
+    }
+
+    /// Its events have these columns from here on. It is kept behind the transaction under way.
+    pub fn tell(&mut self, columns: ColumnsMark) {
+        self.told = Some(columns);
     }
 
     /// Asks for the snapshot of one of these tables anew; see [`Collector::begin_asked`].
@@ -487,6 +503,7 @@ impl Collector {
         table.progress = Progress {
             asked: true,
             empties: true,
+            columns: table.progress.columns.take(),
             ..Progress::default()
         };
         // What was asked for is kept before the table is emptied: after a crash between them it is emptied, too.
@@ -511,6 +528,19 @@ impl Collector {
         self.hand_on();
         self.end_read(table, None);
         failed
+    }
+
+    /// Keeps which columns the events of a table have, if others were told. Not while a transaction is under way: before its
+    /// end they may have to be told again.
+    pub fn end_told(&mut self, table: &mut Table) {
+        if self.transaction.is_none()
+            && let Some(told) = table.told.take()
+            && table.progress.columns.as_ref() != Some(&told)
+        {
+            table.progress.columns = Some(told);
+            self.hand_on();
+            self.end_read(table, None);
+        }
     }
 
     /// Notes that changes of a table may be missing.
@@ -552,11 +582,15 @@ impl Collector {
             table.progress.done = progress.done;
         }
         table.position += 1;
+        let mut note = table.progress.clone();
+        if !table.is_taken {
+            (note.done, note.untaken) = (false, true);
+        }
         self.queue.push_back(Polling {
             batch: self.builder.finish(),
             part: Arc::clone(&table.part),
             position: Position::End(table.position),
-            note: serde_json::to_vec(&table.progress).unwrap_or_default(),
+            note: serde_json::to_vec(&note).unwrap_or_default(),
         });
     }
 

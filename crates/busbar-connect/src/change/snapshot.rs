@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::columns::ColumnsMark;
 use super::count::RowsCompared;
 
 /// How far a table has been read. Kept as JSON with the position of its part.
@@ -40,6 +41,12 @@ pub struct Progress {
     /// Changes of the table may be missing since.
     #[serde(default, skip_serializing_if = "is_false")]
     pub missed: bool,
+    /// The columns that its events have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<ColumnsMark>,
+    /// No snapshot was taken: this says of the table what else is known.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub untaken: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it so")]

@@ -114,7 +114,12 @@ impl MongoFollower {
         };
         for name in source.options.collections.clone() {
             let database = source.server.database.to_string();
-            let table = begin.begin(&mut source.collector, &source.context, &database, &name);
+            let table = begin.begin(
+                &mut source.collector,
+                &source.context,
+                (&database, &name),
+                None,
+            );
             source.collections.push(FollowedCollection {
                 collated: !plain.contains(&name),
                 name,

@@ -24,6 +24,7 @@ use super::statement::LogStatement;
 use super::{MySqlFollow, ZeroDates, row};
 use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
+use crate::change::columns::ColumnsMark;
 use crate::change::count::RowEffect;
 use crate::change::event;
 use crate::change::held::HeldChunk;
@@ -176,7 +177,14 @@ impl MySqlChanges {
         };
         for followed in followed {
             let (schema, name) = (&followed.schema, &followed.name);
-            let table = begin.begin(&mut source.collector, &source.context, schema, name);
+            let columns = followed.columns.iter().map(|column| column.name.as_str());
+            let columns = ColumnsMark::of_names(columns);
+            let table = begin.begin(
+                &mut source.collector,
+                &source.context,
+                (schema, name),
+                Some(columns),
+            );
             source.tables.push(BinlogFollow {
                 followed,
                 table,
@@ -484,14 +492,15 @@ impl MySqlChanges {
                 });
                 map.key = named.collect();
             }
+            let described = map.columns.iter();
+            let mark = ColumnsMark::of(
+                described.map(|column| (column.name.clone(), column.kind.name().to_owned())),
+            );
             let same = match columns {
                 Some(before) => *before == map.columns,
-                None => followed
-                    .columns
-                    .iter()
-                    .map(|column| &column.name)
-                    .eq(map.columns.iter().map(|column| &column.name)),
+                None => table.has_told(&mark).unwrap_or(true),
             };
+            table.tell(mark);
             if !same {
                 let mut payload = Vec::new();
                 let described = map.columns.iter().enumerate();
@@ -621,6 +630,7 @@ impl MySqlChanges {
     /// Begins the snapshots that were asked for.
     fn begin_asked(&mut self) {
         for BinlogFollow { table, held, .. } in &mut self.tables {
+            self.collector.end_told(table);
             if self.collector.begin_asked(table) {
                 *held = None;
             }

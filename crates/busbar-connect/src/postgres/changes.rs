@@ -160,7 +160,13 @@ impl ChangeSource {
         };
         for followed in followed {
             let (schema, name) = (&followed.schema, &followed.name);
-            let mut table = begin.begin(&mut source.collector, &source.context, schema, name);
+            let columns = row::columns_mark(&followed.columns);
+            let mut table = begin.begin(
+                &mut source.collector,
+                &source.context,
+                (schema, name),
+                Some(columns),
+            );
             // It was followed before, and its changes did not come while it was not published.
             if published.contains(&table.name) && known > Lsn::default() && table.is_known() {
                 source.collector.note_missed(&mut table);
@@ -399,11 +405,13 @@ impl ChangeSource {
                     .map(|column| is_key(&column.name))
                     .collect();
             }
-            let before = self
-                .relations
-                .get(&relation.id)
-                .map(|known| &known.relation.columns);
-            if *before.unwrap_or(&followed.columns) != relation.columns {
+            let mark = row::columns_mark(&relation.columns);
+            let same = match self.relations.get(&relation.id) {
+                Some(before) => before.relation.columns == relation.columns,
+                None => self.tables[at].table.has_told(&mark).unwrap_or(true),
+            };
+            self.tables[at].table.tell(mark);
+            if !same {
                 let mut payload = Vec::new();
                 row::write_schema(&relation, &mut payload);
                 self.collector
@@ -588,6 +596,7 @@ impl ChangeSource {
     /// Begins the snapshots that were asked for.
     fn begin_asked(&mut self) {
         for following in &mut self.tables {
+            self.collector.end_told(&mut following.table);
             if self.collector.begin_asked(&mut following.table) {
                 following.window = None;
                 following.reading = None;

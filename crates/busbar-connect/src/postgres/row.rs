@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::pgoutput::{Relation, Tuple, Value};
 use super::types::write_json;
 use super::wire::Column;
+use crate::change::columns::ColumnsMark;
 use crate::change::event;
 
 /// Writes the event of a change; its key is appended to `key`.
@@ -73,6 +74,14 @@ pub fn write_schema(relation: &Relation, out: &mut Vec<u8>) {
         columns.map(|(column, key)| (column.name.clone(), column.oid.to_string(), *key)),
         out,
     );
+}
+
+/// What identifies columns with their types.
+pub fn columns_mark(columns: &[Column]) -> ColumnsMark {
+    ColumnsMark::of(columns.iter().map(|column| {
+        let of = format!("{} {}", column.oid, column.modifier);
+        (column.name.clone(), of)
+    }))
 }
 
 /// The values of the columns that tell rows apart.

@@ -76,6 +76,22 @@ struct Taking {
     open: Option<u64>,
 }
 
+impl MssqlFollowing {
+    /// Sees whether its columns are those that were told; else the event that says so comes before its next change.
+    fn compare(&mut self) {
+        let mark = self.followed.mark();
+        let has = self.table.has_told(&mark);
+        self.other = None;
+        if has == Some(false) && self.table.has_begun() {
+            let mut payload = Vec::new();
+            event::schema(self.followed.described().into_iter(), &mut payload);
+            self.other = Some(payload);
+        } else if has != Some(true) {
+            self.table.tell(mark);
+        }
+    }
+}
+
 impl MssqlChanges {
     /// Checks the server and begins at its end, or where it was.
     pub(super) async fn open(
@@ -127,7 +143,14 @@ impl MssqlChanges {
         };
         for followed in followed {
             let (schema, name) = (&followed.schema, &followed.name);
-            let table = begin.begin(&mut source.collector, &context, schema, name);
+            // Where there are two captures, the one that is read says which columns it has.
+            let is_sure = followed.instances.len() <= 1;
+            let table = begin.begin(
+                &mut source.collector,
+                &context,
+                (schema, name),
+                is_sure.then(|| followed.mark()),
+            );
             let since = if table.has_begun() { 0 } else { end };
             source.tables.push(MssqlFollowing {
                 followed,
@@ -140,6 +163,9 @@ impl MssqlChanges {
                 since,
                 before: None,
             });
+        }
+        if options.by == MssqlFollowBy::Tracking {
+            source.tables.iter_mut().for_each(MssqlFollowing::compare);
         }
         if known > end {
             return Err(source.lost("-", end));
@@ -338,18 +364,12 @@ impl MssqlChanges {
         };
         if table.instance.as_ref() != Some(&instance) {
             let columns = follow::captured_columns(sql, &instance).await?;
-            let before = table.instance.as_ref().map(|_| table.followed.described());
             table
                 .followed
                 .take_columns(columns)
                 .ok_or_else(|| follow::no_identity(&self.server, &table.followed.quoted()))?;
             table.instance = Some(instance.clone());
-            let described = table.followed.described();
-            if before.is_some_and(|before| before != described) && table.table.has_begun() {
-                let mut payload = Vec::new();
-                event::schema(described.into_iter(), &mut payload);
-                table.other = Some(payload);
-            }
+            table.compare();
         }
         let columns = &self.tables[at].followed.columns;
         let pages = ChangePages::captured(at, &instance, columns, from, to);
@@ -503,6 +523,7 @@ impl MssqlChanges {
         let position = self.collector.position();
         for table in &mut self.tables {
             table.window = table.window.take().filter(|window| position < window.high);
+            self.collector.end_told(&mut table.table);
         }
     }
 
@@ -599,6 +620,7 @@ fn publish(
     let before = table.before.take();
     if let Some(other) = table.other.take() {
         collector.push(&table.table.topic, None, other);
+        table.table.tell(table.followed.mark());
     }
     let mut push = |change: &str,
                     columns: &[TdsColumn],

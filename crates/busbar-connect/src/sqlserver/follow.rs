@@ -14,6 +14,7 @@ use super::sink::DEFAULT_SCHEMA;
 use super::token::TdsColumn;
 use super::wire::{identifier, literal, qualified};
 use super::{MssqlFollow, MssqlFollowBy};
+use crate::change::columns::ColumnsMark;
 use crate::change::snapshot::Order;
 use crate::change::table_name;
 use crate::relational::keyed_pages::behind;
@@ -87,6 +88,12 @@ impl MssqlFollowed {
             (column.name.clone(), of, self.key.contains(&at))
         });
         described.collect()
+    }
+
+    /// What identifies them.
+    pub fn mark(&self) -> ColumnsMark {
+        let columns = self.described().into_iter();
+        ColumnsMark::of(columns.map(|(name, of, key)| (name, format!("{of} {key}"))))
     }
 
     /// The key of a row.

@@ -38,6 +38,8 @@ pub struct CapturedTable {
     pub second: Option<u32>,
     /// The second capture has no column `note`, but bytes as `name`.
     pub retyped: bool,
+    /// The table itself has a column `note`, too.
+    pub wider: bool,
     /// The first capture was removed.
     pub first_is_gone: bool,
     /// Behind so many pages of changes, these are kept only behind this transaction.
@@ -129,7 +131,9 @@ impl CapturedTable {
         } else if sql.contains("KEY_COLUMN_USAGE") {
             TdsReply::Rows(vec![("COLUMN_NAME", "".into())], vec![vec!["id".into()]])
         } else if sql.contains("SELECT TOP 0 * FROM [dbo].[t]") {
-            TdsReply::Rows(own().into(), Vec::new())
+            let mut columns = Vec::from(own());
+            columns.extend(self.wider.then(|| ("note", "".into())));
+            TdsReply::Rows(columns, Vec::new())
         } else if sql.contains("SELECT TOP 0 * FROM [cdc].[dbo_t") {
             let mut columns = vec![("__$start_lsn", bytes()), ("__$operation", TdsCell::Int(0))];
             columns.extend(own());
@@ -225,8 +229,10 @@ impl CapturedTable {
                     Some(name) => ("U", [key.clone(), TdsCell::Text(name.clone())]),
                     None => ("D", [TdsCell::Null, TdsCell::Null]),
                 };
-                let [id, name] = own;
-                vec![TdsCell::Int(at.into()), operation.into(), key, id, name]
+                let mut row = vec![TdsCell::Int(at.into()), operation.into(), key];
+                row.extend(own);
+                row.extend(self.wider.then(|| "new".into()));
+                row
             });
             let rows = rows.collect();
             let mut columns = vec![
@@ -235,6 +241,7 @@ impl CapturedTable {
                 ("id", TdsCell::Int(0)),
             ];
             columns.extend(own());
+            columns.extend(self.wider.then(|| ("note", "".into())));
             TdsReply::Rows(columns, rows)
         } else if sql.contains("[id], [name] FROM [dbo].[t]") {
             let after = sql.split_once("[id] > ").map(|(_, rest)| rest);

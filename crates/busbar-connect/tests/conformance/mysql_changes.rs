@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use busbar_connector::SnapshotState;
 use busbar_event::{Class, Language};
 
-use crate::postgres_changes::{STREAM, apply, events, folded, running, stopped};
+use crate::postgres_changes::{
+    STREAM, apply, events, folded, other_columns_are_told_after_a_restart, running, stopped,
+};
 use crate::servers::{DatabaseServer, mariadb, own_mariadb, postgres};
 use crate::world::{Event, World, eventually, rest};
 
@@ -79,6 +81,15 @@ fn changes_come_with_their_images_in_their_order() {
         (tag(&events[1], "sequence"), tag(&events[3], "sequence")),
         ("1".into(), "3".into())
     );
+}
+
+#[test]
+fn other_columns_are_told_also_where_they_changed_while_nothing_ran() {
+    let db = mariadb();
+    let database = db.database("create table t (id int primary key); insert into t values (1)");
+    other_columns_are_told_after_a_restart(&connection(db, &database, "tables: [t]"), |sql| {
+        drop(db.run(&database, sql));
+    });
 }
 
 /// The same rows by the snapshot, which the server writes as text, and by the log, whose bytes are read here.

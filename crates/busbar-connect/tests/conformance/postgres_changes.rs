@@ -98,6 +98,59 @@ pub fn stopped(world: &World) -> SourceStatus {
     })
 }
 
+/// The columns of a table `t` with one row change while nothing runs, the first time before anything of it has come from the
+/// log. Each row comes behind an event with its columns.
+pub fn other_columns_are_told_after_a_restart(connection: &str, run: impl Fn(&str)) {
+    let mut world = world();
+    apply(&world, connection);
+    events(&world, 1);
+    for (id, sql) in [
+        (
+            2,
+            "alter table t add column more int; insert into t values (2, 7)",
+        ),
+        (3, "insert into t values (3, 8)"),
+        (
+            4,
+            "alter table t drop column more; alter table t add column other int; insert into t values (4, 9)",
+        ),
+    ] {
+        let (disk, folder) = world.kill();
+        run(sql);
+        world = World::open(disk, folder);
+        apply(&world, connection);
+        let all = eventually("the row", || {
+            let all: Vec<_> = world.events("in").iter().map(Event::json).collect();
+            match all.last() {
+                Some(last) if last["id"] == id => Ok(all),
+                _ => Err(format!("{all:?} {:?}", world.source("c"))),
+            }
+        });
+        let mut told = vec!["id".to_owned()];
+        for event in all {
+            if event["change"] == "schema" {
+                let columns = event["columns"].as_array().expect("columns").iter();
+                let names = columns.map(|column| column["name"].as_str().expect("a name"));
+                told = names.map(str::to_owned).collect();
+                continue;
+            }
+            let row = event.as_object().expect("a row").keys();
+            let mut row: Vec<_> = row.filter(|name| *name != "change").cloned().collect();
+            row.sort();
+            assert_eq!(row, told, "{event}");
+        }
+    }
+}
+
+#[test]
+fn other_columns_are_told_also_where_they_changed_while_nothing_ran() {
+    let db = Followed::new(
+        postgres(),
+        "create table t (id int primary key); insert into t values (1)",
+    );
+    other_columns_are_told_after_a_restart(&db.connection("tables: [t]"), |sql| drop(db.run(sql)));
+}
+
 #[test]
 fn changes_come_with_their_images_in_their_order() {
     let db = Followed::new(

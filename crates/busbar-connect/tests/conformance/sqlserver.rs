@@ -331,6 +331,89 @@ fn other_columns_are_told_before_the_first_row_with_them() {
     assert_eq!(columns.collect::<Vec<_>>(), ["id", "name", "note"]);
 }
 
+/// Payloads until there are so many, by a source that goes on where the one before it was, and where it is then.
+async fn gone_on(
+    text: &str,
+    resume: &mut busbar_connector::Resume,
+    count: usize,
+) -> Vec<serde_json::Value> {
+    let context = SourceContext {
+        resume: resume.clone(),
+        ..source_context(Path::new("/"))
+    };
+    let mut source = open_with(text, context).await.expect("it opens");
+    let mut found = Vec::new();
+    let mut rests = 0;
+    // What is known beside the rows comes behind them.
+    while found.len() < count || rests < 2 {
+        match source.poll().await.expect("it reads") {
+            Polled::Batch(polling) => {
+                let all = polling.batch.payloads();
+                let rows = 0..polling.batch.rows();
+                found.extend(rows.map(|row| {
+                    serde_json::from_slice::<serde_json::Value>(all.value(row)).expect("JSON")
+                }));
+                let part = polling.part.to_string();
+                let position = polling.position.last().expect("a position");
+                resume.positions.insert(part.clone(), position);
+                resume.notes.insert(part, polling.note);
+            }
+            Polled::Idle(wait) => {
+                rests += usize::from(found.len() >= count);
+                tokio::time::sleep(wait).await;
+            }
+            Polled::End => panic!("it has ended"),
+        }
+    }
+    found
+}
+
+/// The columns change while nothing runs: the event `schema` says so before the first row with them, and only then.
+#[test]
+fn columns_that_changed_while_nothing_ran_are_told() {
+    for by in ["cdc", "tracking"] {
+        let (peer, table) = captured_peer();
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        table.lock().commit(&[(1, Some("a"))]);
+        table.lock().capture(0);
+        let text = connection(
+            peer.port,
+            &format!("follow: {{ tables: [t], by: {by}, every: 20ms }}"),
+        );
+        let mut resume = busbar_connector::Resume::default();
+        let found = runtime.block_on(async {
+            let first = gone_on(&text, &mut resume, 1).await;
+            assert_eq!(first, [json!({ "change": "read", "id": 1, "name": "a" })]);
+            {
+                let mut there = table.lock();
+                there.wider = true;
+                there.second = Some(1);
+                there.first_is_gone = true;
+                there.commit(&[(2, Some("b"))]);
+                there.capture(0);
+            }
+            // Where it is not committed it comes again.
+            let before = resume.clone();
+            let found = gone_on(&text, &mut resume, 2).await;
+            resume = before;
+            assert_eq!(gone_on(&text, &mut resume, 2).await, found, "{by}");
+            table.lock().commit(&[(3, Some("c"))]);
+            table.lock().capture(0);
+            let next = gone_on(&text, &mut resume, 1).await;
+            assert_eq!((next.len(), &next[0]["id"]), (1, &json!(3)), "{next:?}");
+            found
+        });
+        assert_eq!(found[0]["change"], "schema", "{by}: {found:?}");
+        let columns = found[0]["columns"].as_array().expect("columns").iter();
+        let columns = columns.map(|column| column["name"].as_str().unwrap_or_default());
+        assert_eq!(columns.collect::<Vec<_>>(), ["id", "name", "note"]);
+        assert_eq!(
+            (&found[1]["id"], &found[1]["note"]),
+            (&json!(2), &json!("new"))
+        );
+    }
+}
+
 /// The old capture is removed as soon as there is a new one: it is looked for at once, and its columns are told.
 #[test]
 fn a_capture_that_is_removed_gives_way_to_the_new_one() {
