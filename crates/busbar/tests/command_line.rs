@@ -4,8 +4,10 @@
 #![allow(missing_docs)]
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -474,4 +476,28 @@ tests:
     let output = world.run(&["check", "plant"], "");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("language: xsd"), "{said}");
+}
+
+/// The program as the worker with ODBC drivers: what it has reserved for itself leaves the drivers their memory.
+#[test]
+fn the_program_loads_the_driver_manager_within_the_least_memory() {
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(READY_MAX)).unwrap();
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_busbar"))
+        .arg("odbc_host")
+        .env_clear()
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .spawn()
+        .unwrap();
+    let start = json!({
+        "type": "start", "protocol": 1, "library": "libodbc.so.2", "connection": "Driver=none",
+        "memory": 64 << 20, "sessions": 1,
+    });
+    writeln!(ours, "{start}").unwrap();
+    let mut said = String::new();
+    BufReader::new(&ours).read_line(&mut said).unwrap();
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said, json!({"type": "ready", "protocol": 1}));
+    drop(ours);
+    assert!(worker.wait().unwrap().success());
 }

@@ -225,6 +225,35 @@ fn what_is_in_a_table_comes_first_and_goes_on_behind_its_last_page_on_each_engin
 }
 
 #[test]
+fn columns_that_change_between_two_pages_are_found_by_their_names_on_each_engine() {
+    for name in ENGINES {
+        let engine = Engine::start(name);
+        let table = engine.table();
+        // Without the first column the others stand elsewhere.
+        engine.run(&format!(
+            "create table {table} (note varchar(20), id bigint not null primary key, ver bigint)"
+        ));
+        let all: Vec<_> = (0..20_000).map(|id| (id, 100_000 + id)).collect();
+        load(&engine, &table, 1, &all);
+        let poll = format!(
+            "poll: {{ tables: [{{ table: {table}, version: ver }}], every: 100ms, overlap: 0 }}"
+        );
+        let mut reading = Reading::begin(&engine, &poll);
+        let mut there = reading.read(2);
+        assert!(!there.is_empty() && there.len() < 20_000, "{name}");
+        engine.run(&format!("alter table {table} drop column note"));
+        while there.len() < 20_000 {
+            there.extend(reading.read(1));
+        }
+        assert_eq!(ids(&there), (0..20_000).collect::<Vec<_>>(), "{name}");
+        let versions: Vec<_> = there.iter().map(|row| number(row, "ver")).collect();
+        assert_eq!(versions, (100_000..120_000).collect::<Vec<_>>(), "{name}");
+        let last = there.last().and_then(Value::as_object).expect("a row");
+        assert_eq!(last.len(), 3, "{name}: {last:?}");
+    }
+}
+
+#[test]
 fn times_are_versions_on_each_engine() {
     for name in ENGINES {
         let engine = Engine::start(name);

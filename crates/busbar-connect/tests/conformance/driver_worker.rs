@@ -51,6 +51,14 @@ fn the_password_is_on_no_command_line_and_in_no_environment() {
             1,
             "one process serves all that use the connection"
         );
+        // Nor does a crash leave a file with it.
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", pids[0]));
+        let limits = limits.expect("it runs");
+        let core = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max core file size"));
+        let soft = core.and_then(|core| core.split_whitespace().next());
+        assert!(engine.kind == "jdbc" || soft == Some("0"), "{limits}");
         for file in ["cmdline", "environ"] {
             let text = std::fs::read(format!("/proc/{}/{file}", pids[0])).expect("it runs");
             let text = String::from_utf8_lossy(&text).into_owned();

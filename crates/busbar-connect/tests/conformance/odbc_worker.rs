@@ -52,6 +52,18 @@ R SQLDriverConnectW(H h, H w, W *in, short n, W *out, short most, short *length,
 }
 "#;
 
+/// Makes the driver `NAME.so` of a text in C.
+pub fn make_driver(folder: &Path, name: &str, text: &str) {
+    let source = folder.join(format!("{name}.c"));
+    std::fs::write(&source, text).expect("written");
+    let made = Command::new("cc")
+        .args(["-shared", "-fPIC", "-w", "-o"])
+        .arg(folder.join(format!("{name}.so")))
+        .arg(&source)
+        .status();
+    assert!(made.expect("cc").success());
+}
+
 fn open(runtime: &Runtime, folder: &Path, options: &str) -> Result<Box<dyn Sink>, Error> {
     let registry = busbar_connect::registry();
     let connector = Arc::clone(registry.get("odbc").expect("registered"));
@@ -69,14 +81,7 @@ fn open(runtime: &Runtime, folder: &Path, options: &str) -> Result<Box<dyn Sink>
 #[test]
 fn a_driver_that_does_harm_is_contained() {
     let folder = tempfile::tempdir().expect("a folder");
-    let source = folder.path().join("harm.c");
-    std::fs::write(&source, HARM).expect("written");
-    let made = Command::new("cc")
-        .args(["-shared", "-fPIC", "-w", "-o"])
-        .arg(folder.path().join("harm.so"))
-        .arg(&source)
-        .status();
-    assert!(made.expect("cc").success());
+    make_driver(folder.path(), "harm", HARM);
     let runtime = Runtime::new().expect("a runtime");
     for (mode, code) in [
         ("exit", "driver.ended"),

@@ -393,23 +393,12 @@ impl OdbcStatement {
         name: &str,
         kinds: Option<&str>,
     ) -> Result<(), OdbcFault> {
-        let (catalog, name) = (OdbcArgument::of(catalog)?, OdbcArgument::of(Some(name))?);
-        let (schema, kinds) = (OdbcArgument::of(None)?, OdbcArgument::of(kinds)?);
-        // SAFETY: the texts are valid for the call, with their lengths.
-        self.running(|| unsafe {
-            (self.library().SQLTablesW)(
-                self.handle,
-                catalog.text(),
-                catalog.length(),
-                schema.text(),
-                schema.length(),
-                name.text(),
-                name.length(),
-                kinds.text(),
-                kinds.length(),
-            )
+        let kinds = OdbcArgument::of(kinds)?;
+        self.of_catalog([catalog, None, Some(name)], |library, handle, [c, s, n]| {
+            let k = kinds.passed();
+            // SAFETY: the texts are valid for the call, with their lengths.
+            unsafe { (library.SQLTablesW)(handle, c.0, c.1, s.0, s.1, n.0, n.1, k.0, k.1) }
         })
-        .map(drop)
     }
 
     /// The columns of a table: patterns but for the catalogue.
@@ -419,23 +408,13 @@ impl OdbcStatement {
         schema: Option<&str>,
         name: &str,
     ) -> Result<(), OdbcFault> {
-        let (catalog, schema) = (OdbcArgument::of(catalog)?, OdbcArgument::of(schema)?);
-        let (name, column) = (OdbcArgument::of(Some(name))?, OdbcArgument::of(None)?);
-        // SAFETY: the texts are valid for the call, with their lengths.
-        self.running(|| unsafe {
-            (self.library().SQLColumnsW)(
-                self.handle,
-                catalog.text(),
-                catalog.length(),
-                schema.text(),
-                schema.length(),
-                name.text(),
-                name.length(),
-                column.text(),
-                column.length(),
-            )
-        })
-        .map(drop)
+        self.of_catalog(
+            [catalog, schema, Some(name)],
+            |library, handle, [c, s, n]| {
+                // SAFETY: as above; all columns are wanted.
+                unsafe { (library.SQLColumnsW)(handle, c.0, c.1, s.0, s.1, n.0, n.1, null(), 0) }
+            },
+        )
     }
 
     /// The columns of a table's primary key.
@@ -445,21 +424,13 @@ impl OdbcStatement {
         schema: Option<&str>,
         name: &str,
     ) -> Result<(), OdbcFault> {
-        let (catalog, schema) = (OdbcArgument::of(catalog)?, OdbcArgument::of(schema)?);
-        let name = OdbcArgument::of(Some(name))?;
-        // SAFETY: the texts are valid for the call, with their lengths.
-        self.running(|| unsafe {
-            (self.library().SQLPrimaryKeysW)(
-                self.handle,
-                catalog.text(),
-                catalog.length(),
-                schema.text(),
-                schema.length(),
-                name.text(),
-                name.length(),
-            )
-        })
-        .map(drop)
+        self.of_catalog(
+            [catalog, schema, Some(name)],
+            |library, handle, [c, s, n]| {
+                // SAFETY: as above.
+                unsafe { (library.SQLPrimaryKeysW)(handle, c.0, c.1, s.0, s.1, n.0, n.1) }
+            },
+        )
     }
 
     /// The columns of a table's unique indices.
@@ -469,23 +440,30 @@ impl OdbcStatement {
         schema: Option<&str>,
         name: &str,
     ) -> Result<(), OdbcFault> {
-        let (catalog, schema) = (OdbcArgument::of(catalog)?, OdbcArgument::of(schema)?);
-        let name = OdbcArgument::of(Some(name))?;
-        // SAFETY: the texts are valid for the call, with their lengths.
-        self.running(|| unsafe {
-            (self.library().SQLStatisticsW)(
-                self.handle,
-                catalog.text(),
-                catalog.length(),
-                schema.text(),
-                schema.length(),
-                name.text(),
-                name.length(),
-                0,
-                0,
-            )
-        })
-        .map(drop)
+        self.of_catalog(
+            [catalog, schema, Some(name)],
+            |library, handle, [c, s, n]| {
+                // SAFETY: as above.
+                unsafe { (library.SQLStatisticsW)(handle, c.0, c.1, s.0, s.1, n.0, n.1, 0, 0) }
+            },
+        )
+    }
+
+    /// Asks the catalogue about tables with these names: catalogue, schema and table, each with its length.
+    fn of_catalog(
+        &self,
+        names: [Option<&str>; 3],
+        ask: impl FnOnce(&OdbcLibrary, Handle, [(*const u16, i16); 3]) -> i16,
+    ) -> Result<(), OdbcFault> {
+        let [catalog, schema, table] = names;
+        let names = [
+            OdbcArgument::of(catalog)?,
+            OdbcArgument::of(schema)?,
+            OdbcArgument::of(table)?,
+        ];
+        let passed = names.each_ref().map(OdbcArgument::passed);
+        self.running(|| ask(self.library(), self.handle, passed))
+            .map(drop)
     }
 
     /// What the driver says of the last call, where some rows of an array were not taken.
@@ -731,13 +709,11 @@ impl OdbcArgument {
         }
     }
 
-    fn text(&self) -> *const u16 {
-        self.0.as_ref().map_or(null(), |text| text.as_ptr())
-    }
-
-    fn length(&self) -> i16 {
-        // No name is longer than a few hundred characters.
-        self.0.as_ref().map_or(0, |text| text.len() as i16)
+    /// Its place and its length, as functions take them.
+    fn passed(&self) -> (*const u16, i16) {
+        // No name is longer than `NAME_CHARS_MAX`.
+        let text = self.0.as_ref();
+        text.map_or((null(), 0), |text| (text.as_ptr(), text.len() as i16))
     }
 }
 

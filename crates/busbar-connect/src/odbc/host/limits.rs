@@ -1,9 +1,13 @@
 //! Every bound of the worker with the ODBC drivers, units last.
 
+use crate::driver::limits::{FRAME_BYTES_MAX, PAGE_CHARS};
+
 /// Bytes of one request.
 pub const REQUEST_BYTES_MAX: usize = 256 << 20;
 /// Bytes of one value that is read.
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
+/// Bytes of one row as JSON before its last value.
+pub const ROW_BYTES_MAX: usize = 64 << 20;
 /// Bytes of one piece of a long value.
 pub const PIECE_BYTES: usize = 64 << 10;
 /// Bytes of a column's value that is bound to a buffer; longer ones are read in pieces.
@@ -30,3 +34,6 @@ pub const STACK_BYTES: usize = 2 << 20;
 pub const OWN_BYTES: u64 = 128 << 20;
 /// How long sessions may take to end in good order, in milliseconds.
 pub const END_MILLIS: u64 = 5_000;
+
+// A page ends behind the row with which it is full. Two bytes of a value become six of JSON at most.
+const _: () = assert!(PAGE_CHARS + ROW_BYTES_MAX + 3 * VALUE_BYTES_MAX < FRAME_BYTES_MAX);

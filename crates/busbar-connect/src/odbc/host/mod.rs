@@ -213,7 +213,8 @@ fn start(frame: &[u8]) -> Result<(Arc<OdbcEnvironment>, Arc<OdbcTarget>), OdbcFa
     let memory = start
         .memory
         .saturating_add(stacks)
-        .saturating_add(OWN_BYTES);
+        .saturating_add(OWN_BYTES)
+        .saturating_add(data_bytes());
     limit(libc::RLIMIT_DATA, memory);
     // The memory of a process that has crashed would be a file with the password.
     limit(libc::RLIMIT_CORE, 0);
@@ -227,6 +228,14 @@ fn start(frame: &[u8]) -> Result<(Arc<OdbcEnvironment>, Arc<OdbcTarget>), OdbcFa
         product: start.product.unwrap_or_default(),
     };
     Ok((environment, Arc::new(target)))
+}
+
+/// Data of this process: what the program's allocator has reserved for itself, which may be a gigabyte, is none of the drivers'.
+fn data_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmData:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kilobytes.map_or(0, |kilobytes| kilobytes.saturating_mul(1024))
 }
 
 fn limit(resource: libc::__rlimit_resource_t, most: u64) {

@@ -8,7 +8,9 @@ use super::fault::OdbcFault;
 use super::handle::{OdbcPiece, OdbcStatement};
 use super::kind::kind_of;
 use super::library as odbc;
-use super::limits::{BOUND_BYTES_MAX, PIECE_BYTES, ROWSET_BYTES_MAX, VALUE_BYTES_MAX};
+use super::limits::{
+    BOUND_BYTES_MAX, PIECE_BYTES, ROW_BYTES_MAX, ROWSET_BYTES_MAX, VALUE_BYTES_MAX,
+};
 use super::moment::{OdbcDateStruct, OdbcMoment, OdbcTimestampStruct};
 use super::parameters::OdbcBound;
 use crate::driver::sql;
@@ -206,6 +208,14 @@ impl OdbcRows {
     /// # Errors
     /// What the driver says, or that a value is too large.
     pub fn next(&mut self, out: &mut Vec<u8>) -> Result<bool, OdbcFault> {
+        let begin = out.len();
+        let fits = |column: &OdbcColumn, out: &[u8]| match out.len() - begin > ROW_BYTES_MAX {
+            true => Err(OdbcFault::new(
+                "large",
+                format!("a row, at {}", column.name),
+            )),
+            false => Ok(()),
+        };
         let Some(rowset) = &mut self.rowset else {
             if !self.statement.fetch()? {
                 return Ok(false);
@@ -213,6 +223,7 @@ impl OdbcRows {
             for (at, column) in self.columns.iter().enumerate() {
                 out.push(if at == 0 { b'[' } else { b',' });
                 column.read(&self.statement, at as u16 + 1, out)?;
+                fits(column, out)?;
             }
             out.push(b']');
             return Ok(true);
@@ -258,6 +269,7 @@ impl OdbcRows {
                     column.read(&self.statement, at as u16 + 1, out)?;
                 }
             }
+            fits(column, out)?;
         }
         out.push(b']');
         Ok(true)
