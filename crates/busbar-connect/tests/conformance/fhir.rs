@@ -183,6 +183,32 @@ fn a_condition_finds_the_resource() {
     );
 }
 
+/// The answer is lost on its way: the same rows come again, by the sink that sent them and by one that knows nothing of them.
+#[test]
+fn a_resource_is_created_once_although_the_answer_is_lost() {
+    for bundle in ["batch", "transaction", "none"] {
+        let peer = FhirPeer::new();
+        peer.store.lock().lost = 1;
+        let text = connection(
+            &peer,
+            &format!(
+                "type: Patient, match: 'identifier=urn:his|${{pid}}', mode: create, bundle: {bundle}, \
+                 resource: {{ 'identifier(system=urn:his).value': pid }}"
+            ),
+        );
+        let two = rows(1, vec![("pid", texts(&["a", "b"]))]);
+        Runtime::new().expect("a runtime").block_on(async {
+            let mut sink = open(&text, &two).await.expect("it opens");
+            let lost = sink.write(&two).await.expect_err("no answer");
+            assert_eq!(lost.class(), Class::Transient, "{lost}");
+            let written = sink.write(&two).await.expect("written");
+            assert!(written.rejected.is_empty(), "{bundle}");
+        });
+        assert_eq!(write(&text, &two).unwrap(), [0; 0]);
+        assert_eq!(peer.store.lock().versions.len(), 2, "{bundle}");
+    }
+}
+
 #[test]
 fn another_version_is_not_overwritten() {
     let peer = FhirPeer::new();
@@ -450,6 +476,33 @@ fn a_search_goes_on_by_the_clock_of_the_server() {
         set(&peer, 202);
         let next = follow(&peer, "types: [Patient]", &mut resume).await;
         assert_eq!(next, [""; 0]);
+    });
+}
+
+/// Many resources have changed within one second, and a page ends in the middle of them.
+#[test]
+fn resources_of_one_instant_are_not_missed_after_a_restart() {
+    let peer = FhirPeer::new();
+    set(&peer, 100);
+    for n in 0..25 {
+        let place = format!("Patient/p{n}");
+        peer.store.lock().put(&place, Some(json!({ "n": n })));
+    }
+    set(&peer, 200);
+    Runtime::new().expect("a runtime").block_on(async {
+        for pages in 1..=3 {
+            let mut reading = source(&peer, "types: [Patient]", Resume::default()).await;
+            let (mut seen, mut resume) = (Vec::new(), Resume::default());
+            for _ in 0..pages {
+                let one = batch(reading.as_mut()).await.unwrap().expect("a batch");
+                seen.extend(shown(&one));
+                resume = resumed(&one);
+            }
+            seen.extend(follow(&peer, "types: [Patient]", &mut resume).await);
+            seen.sort();
+            seen.dedup();
+            assert_eq!(seen.len(), 25, "behind {pages} pages");
+        }
     });
 }
 

@@ -120,6 +120,8 @@ pub struct FhirStore {
     pub refused: Option<&'static str>,
     /// How often a resource with this word is refused for now.
     pub busy: Option<(&'static str, usize)>,
+    /// How many answers to requests that write are lost on their way.
+    pub lost: usize,
     /// Bytes of a request that are taken.
     pub most: Option<usize>,
     /// Resources of a page.
@@ -255,6 +257,10 @@ impl FhirStore {
             "Content-Type: application/fhir+json\r\nDate: {}\r\n",
             httpdate::fmt_http_date(now)
         );
+        if self.lost > 0 && request.method != "GET" {
+            self.lost -= 1;
+            return None;
+        }
         // Some hundred bytes of a test.
         Some((status, Box::leak(more.into_boxed_str()), body))
     }
