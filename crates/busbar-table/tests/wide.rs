@@ -6,10 +6,11 @@ mod cases;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
 use busbar_log::ManualClock;
-use busbar_table::wide::{CellValue, RowChange};
+use busbar_table::wide::{CellChange, CellValue, RowChange};
 use busbar_table::{Table as _, Tables, Wide, Write};
 use cases::{SECOND, all, key, put, specs, wide_cases};
 use proptest::prelude::*;
@@ -286,4 +287,71 @@ fn who_reads_while_rows_are_written_sees_each_moment_whole() {
             reader.join().unwrap();
         }
     });
+}
+
+/// Rows that are kept in memory are deleted and live their time while others read and remove what nobody sees: whoever deleted a
+/// row, or knows that its time is over, does not see it again.
+#[test]
+fn a_row_that_was_deleted_or_has_lived_its_time_is_not_seen_again() {
+    const ROUNDS: i64 = 500;
+    let spec = r#"{
+        "wide": { "families": [{"name": "m"}, {"name": "note", "ttl": "1s", "free": true}] },
+        "key": ["rig", "n"], "columns": [{"name": "rig", "type": "text"}, {"name": "n", "type": "int"}]}"#;
+    let bench = Bench::new(spec);
+    let table = bench.table();
+    let seen = |n: i64| {
+        let row = table.get(&[key("r", n)], &all(1)).unwrap().pop().unwrap();
+        row.map(|row| match row.cells[0].value {
+            CellValue::Int(value) => value,
+            ref other => panic!("{other:?}"),
+        })
+    };
+    let change = |n: i64, change: CellChange| {
+        let row = RowChange {
+            key: key("r", n),
+            changes: vec![change],
+            ..RowChange::default()
+        };
+        table.change(&[row]).unwrap();
+    };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let (mut last, mut reads) = ([0; 2], 0);
+                while !done.load(Ordering::SeqCst) {
+                    for (n, last) in (1..).zip(&mut last) {
+                        let value = seen(n).unwrap_or(*last);
+                        assert!(value >= *last, "{value} after {last} of {n}");
+                        *last = value;
+                    }
+                    reads += 1;
+                    if reads % 50 == 0 {
+                        table.remove_dead().unwrap();
+                    }
+                }
+            });
+        }
+        // The readers end also where an assertion here fails.
+        let _done = SetAtEnd(&done);
+        for at in 1..=ROUNDS {
+            change(1, CellChange::Put("m.v".into(), CellValue::Int(at)));
+            assert_eq!(seen(1), Some(at), "it was written before");
+            change(1, CellChange::DeleteRow);
+            assert_eq!(seen(1), None, "it was deleted before, in round {at}");
+            change(2, CellChange::Put("note.v".into(), CellValue::Int(at)));
+            assert_eq!(seen(2), Some(at), "it was written before");
+            bench.clock.advance(SECOND + 2_000);
+            assert_eq!(seen(2), None, "its time is over, in round {at}");
+        }
+    });
+}
+
+/// Sets a flag when it goes.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }

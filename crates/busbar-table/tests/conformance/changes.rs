@@ -6,9 +6,9 @@ use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use busbar_table::{Applied, ChangeColumns, ProducerPosition, Scan, Table};
 
 /// What is done, the key, the value and the columns that keep theirs.
-type Row<'a> = (&'a str, Option<&'a str>, i64, Option<&'a str>);
+pub type Row<'a> = (&'a str, Option<&'a str>, i64, Option<&'a str>);
 
-fn rows(of: &[Row<'_>]) -> RecordBatch {
+pub fn rows(of: &[Row<'_>]) -> RecordBatch {
     let texts = |pick: for<'a> fn(&Row<'a>) -> Option<&'a str>| -> ArrayRef {
         Arc::new(of.iter().map(pick).collect::<StringArray>())
     };
@@ -24,7 +24,7 @@ fn rows(of: &[Row<'_>]) -> RecordBatch {
     RecordBatch::try_from_iter(columns).expect("columns of one length")
 }
 
-fn all(table: &dyn Table) -> Vec<String> {
+pub fn all(table: &dyn Table) -> Vec<String> {
     let mut found = Vec::new();
     for batch in table.scan(&Scan::default()).expect("a scan") {
         let batch = batch.expect("rows");

@@ -3,6 +3,7 @@
 mod changes;
 mod evolve;
 mod files;
+mod interrupted;
 mod lookups;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -160,6 +161,13 @@ fn deletions_and_puts_keep_their_order() {
 fn a_stream_of_changes_keeps_a_table_in_step() {
     each(WIDER, |bench| {
         changes::followed(&*bench.table());
+    });
+}
+
+#[test]
+fn changes_that_end_in_the_middle_are_completed() {
+    each(WIDER, |bench| {
+        interrupted::completed(&*bench.table());
     });
 }
 
