@@ -113,7 +113,7 @@ async fn later(
     let unknown = || Refusal::unknown("server.unknown-answer", &id);
     match api.spec.work() {
         Some(ApiWork::Request(request)) => {
-            let since = asked_at(&id).ok_or_else(unknown)?;
+            let since = asked_at(&name, &id).ok_or_else(unknown)?;
             let stream = app.bus.stream(&request.reply).ok_or_else(unknown)?;
             // It is never closed.
             let _turn = ANSWERS.acquire().await;
@@ -186,7 +186,7 @@ async fn answer(
             is_late: false,
         }),
         ApiWork::Request(request) => {
-            let stored = ask(app, api, request, given, (caller, link)).await?;
+            let stored = ask(app, (name, api), request, given, (caller, link)).await?;
             Ok(answered(name, request, stored)?)
         }
         ApiWork::Orchestration(of) => begin(app, (name, api), of, given).await,
@@ -244,7 +244,7 @@ pub(super) struct StoredRequest {
 /// Publishes a request and waits for the reply.
 pub(super) async fn ask(
     app: &App,
-    api: &RunningApi,
+    (name, api): (&str, &RunningApi),
     request: &ApiRequest,
     given: GivenParameters,
     (caller, link): (&Principal, &Link),
@@ -256,7 +256,7 @@ pub(super) async fn ask(
             .with("seconds", seconds)
     })?;
     // Before the request is published, so that no reply is missed however fast it comes.
-    let mut wait = app.apis.waits.begin(app.bus.clock().now_micros())?;
+    let mut wait = app.apis.waits.begin(name, app.bus.clock().now_micros())?;
     let GivenParameters(mut payload) = given;
     let key = request.key.as_ref().and_then(|key| payload.get(key));
     let key = key.filter(|key| !key.is_null()).map(|key| match key {

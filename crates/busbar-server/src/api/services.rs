@@ -161,7 +161,7 @@ impl ServiceNode<'_> {
     ) -> Result<String, WebFault> {
         let _call = turn(self.api, self.name)?;
         let request = self.service.request;
-        let stored = ask(self.app, self.api, request, given, caller).await?;
+        let stored = ask(self.app, (self.name, self.api), request, given, caller).await?;
         let Some(reply) = stored.reply else {
             let error = Error::new(Class::Transient, "server.soap-late")
                 .with("seconds", self.api.spec.wait().as_secs_f64())

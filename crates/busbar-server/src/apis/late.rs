@@ -10,14 +10,22 @@ use busbar_event::{Class, Error};
 use super::replies::{ApiReply, request_of};
 use crate::limits::{API_ANSWER_READ_BYTES, API_ANSWER_SCAN_EVENTS_MAX, REPLY_CLOCK_MICROS};
 
-/// When a request was made, in microseconds since 1970, by its identifier; none for a text that is none.
-pub(crate) fn asked_at(id: &str) -> Option<i64> {
+/// When a request of an API was made, in microseconds since 1970, by its identifier; none for a text that is none, and for one of
+/// another API, which not everybody may call who may call this one.
+pub(crate) fn asked_at(api: &str, id: &str) -> Option<i64> {
     let mut parts = id.split('-');
     let (run, time, random) = (parts.next()?, parts.next()?, parts.next()?);
     let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let fits = run.len() == 16 && random.len() == 32 && is_hex(run) && is_hex(random);
+    let fits = fits && random.ends_with(&api_digits(api));
     let micros = i64::from_str_radix(time, 16).ok()?;
     (fits && parts.next().is_none() && micros >= 0).then_some(micros)
+}
+
+/// The hexadecimal digits that identifiers of an API's requests end with: its name by FNV-1a, with 32 bits.
+pub(super) fn api_digits(api: &str) -> String {
+    let fold = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    format!("{:08x}", api.bytes().fold(0x811c_9dc5, fold))
 }
 
 /// The first reply to a request that was made at `since`. Blocks on the disk.
@@ -80,7 +88,8 @@ mod tests {
 
     #[test]
     fn an_identifier_says_when_the_request_was_made() {
-        let (run, random) = ("0123456789abcdef", "0123456789abcdef0123456789abcdef");
+        assert_eq!(api_digits("a"), "e40c292c");
+        let (run, random) = ("0123456789abcdef", "0123456789abcdef01234567e40c292c");
         for (id, micros) in [
             (format!("{run}-5f5e100-{random}"), Some(100_000_000)),
             (format!("{run}-{random}"), None),
@@ -93,7 +102,8 @@ mod tests {
             (format!("{run}-1-{}'", &random[1..]), None),
             (String::new(), None),
         ] {
-            assert_eq!(asked_at(&id), micros, "{id}");
+            assert_eq!(asked_at("a", &id), micros, "{id}");
+            assert_eq!(asked_at("b", &id), None, "{id}");
         }
     }
 }

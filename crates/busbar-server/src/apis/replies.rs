@@ -21,6 +21,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::late::api_digits;
 use crate::limits::{API_WAITS_MAX, REPLY_RETRY_MILLIS};
 
 /// An event that replies to a request.
@@ -104,13 +105,14 @@ impl ReplyWaits {
         })
     }
 
-    /// Waits for the reply to a request that is not yet published, and is made at `now`, in microseconds since 1970.
+    /// Waits for the reply to a request of an API that is not yet published, and is made at `now`, in microseconds since 1970.
     ///
     /// # Errors
     /// When [`API_WAITS_MAX`] wait already.
-    pub(crate) fn begin(self: &Arc<Self>, now: i64) -> Result<ReplyWait, Error> {
+    pub(crate) fn begin(self: &Arc<Self>, api: &str, now: i64) -> Result<ReplyWait, Error> {
         // The time says from where on the reply is looked for when it comes late.
-        let id = format!("{}-{:x}-{}", self.run, now.max(0), random::<16>()?);
+        let (time, random) = (now.max(0), random::<12>()?);
+        let id = format!("{}-{time:x}-{random}{}", self.run, api_digits(api));
         let (sender, reply) = oneshot::channel();
         let mut waiting = self.waiting.lock();
         if waiting.len() >= API_WAITS_MAX {
@@ -283,7 +285,7 @@ mod tests {
         let waits = Arc::new(ReplyWaits::new().unwrap());
         let fields = BTreeSet::from(["re".to_owned()]);
         for way in 0..3 {
-            let mut wait = waits.begin(1).unwrap();
+            let mut wait = waits.begin("a", 1).unwrap();
             let id = wait.id.clone();
             let encoded = STANDARD.encode(&id);
             let of_another = "00-11".to_owned();
@@ -308,7 +310,7 @@ mod tests {
     #[tokio::test]
     async fn a_wait_that_ends_leaves_nothing_behind() {
         let waits = Arc::new(ReplyWaits::new().unwrap());
-        let mut wait = waits.begin(1).unwrap();
+        let mut wait = waits.begin("a", 1).unwrap();
         assert_eq!(wait.reply(Duration::from_millis(1)).await, None);
         let id = wait.id.clone();
         drop(wait);

@@ -223,6 +223,23 @@ fn who_may_call_is_said_by_the_rules() {
         let answer = as_user(&world, "POST", path, who, body);
         assert_eq!(answer.status, status, "{path}: {answer:?}");
     }
+    // The reply to a request that nobody waits for any more is for those who may call its API, and found by no other one.
+    let late = as_user(&world, "POST", "/apis/silent", &ann, &json!({"n": 1}));
+    let id = late.json()["request"].as_str().unwrap().to_owned();
+    let reply =
+        json!({"topic": "double/told", "tags": {"busbar-request": id}, "payload": {"x": 3}});
+    let told = as_user(&world, "POST", "/api/v1/events", &ann, &reply);
+    assert_eq!((late.status, told.status), (202, 200), "{told:?}");
+    for (who, api, status) in [
+        (&ann, "silent", 200),
+        (&partner, "silent", 403),
+        (&partner, "double", 404),
+        (&ann, "double", 404),
+    ] {
+        let place = format!("/apis/{api}/answers/{id}");
+        let answer = as_user(&world, "GET", &place, who, &Value::Null);
+        assert_eq!(answer.status, status, "{place}: {answer:?}");
+    }
     // Topics, streams and what went wrong for others are for those who may read them.
     let shown = |who: &str| {
         let list = as_user(&world, "GET", "/api/v1/apis", who, &json!({})).json();
