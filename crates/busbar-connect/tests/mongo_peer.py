@@ -3,8 +3,10 @@ reads, in the parts that the connector uses. The documents are read and written 
 
     mongo_peer.py PORT [USER PASSWORD]
 
-The command {busbarPeer: 1, ...} sets what a test needs: writable, forgetOplog, failNext: {command, code, labels, after}, and
-churn: a collection whose documents are changed before and after each snapshot read of it.
+The command {busbarPeer: 1, ...} sets what a test needs: writable, forgetOplog, failNext: {command, code, labels, after},
+churn: a collection whose documents are changed before and after each snapshot read of it, loseChanges: the next answer with changes
+is sent to nobody, failConcern: the next write is done and not replicated, and sharded: it is a mongos whose sets are slow, so that
+changes of one time come one by one with empty answers between them. The text "<no utf-8>" leaves it as bytes that are none.
 """
 
 import base64
@@ -31,7 +33,8 @@ PORT = int(sys.argv[1])
 USER, PASSWORD = (sys.argv[2], sys.argv[3]) if len(sys.argv) > 3 else (None, None)
 
 lock = threading.Condition()
-state = {"writable": True, "fail": None, "churn": None}
+state = {"writable": True, "fail": None, "churn": None, "loseChanges": False, "failConcern": False, "sharded": False}
+NO_UTF8, NO_UTF8_BYTES = b"<no utf-8>", b"\xff" * 10
 chance = random.Random(7)
 databases = {}  # name -> collection -> {"docs": {key: doc}, "written": {key: ts}, "indexes": [...], "validator": None}
 oplog = []  # (ts, event)
@@ -72,7 +75,7 @@ def bracket(value):
     return 99
 
 
-def rank(value):
+def rank(value, fold=False):
     at = bracket(value)
     if at == 1:
         value = value.to_decimal() if isinstance(value, Decimal128) else value
@@ -80,7 +83,7 @@ def rank(value):
     if at == 0:
         return (at, 0)
     if at == 2:
-        return (at, value.encode())
+        return (at, (value.lower() if fold else value).encode())
     if at == 3:
         return (at, [(k, rank(v)) for k, v in value.items()])
     if at == 4:
@@ -158,7 +161,7 @@ def collection(db, name, make=False):
     collections = databases.setdefault(db, {})
     if name not in collections and make:
         index = {"v": 2, "key": {"_id": 1}, "name": "_id_"}
-        collections[name] = {"docs": {}, "written": {}, "indexes": [index], "validator": None}
+        collections[name] = {"docs": {}, "written": {}, "indexes": [index], "validator": None, "collation": None}
     return collections.get(name)
 
 
@@ -316,7 +319,11 @@ def write(command, db, word, work, items):
             errors.append({"index": at, "code": refused.answer["code"], "errmsg": refused.answer["errmsg"]})
             if command.get("ordered", True):
                 break
-    return {"n": len(items) - len(errors), **({"writeErrors": errors} if errors else {})}
+    answer = {"n": len(items) - len(errors), **({"writeErrors": errors} if errors else {})}
+    if state["failConcern"]:
+        state["failConcern"] = False
+        answer["writeConcernError"] = {"code": 64, "errmsg": "waiting for replication timed out"}
+    return answer
 
 
 def page(ns, docs, size, more):
@@ -356,11 +363,13 @@ def find(command, db):
         churn(db, name)
     docs = known["writes"].docs(db, name) if known else (collection(db, name) or {"docs": {}})["docs"]
     found = [doc for doc in docs.values() if matches(doc, command.get("filter", {}))]
+    # A collation here tells no capital letters from small ones.
+    fold = bool((collection(db, name) or {"collation": None})["collation"])
     for field, way in reversed(list(command.get("sort", {}).items())):
-        found.sort(key=lambda doc: rank(None if at_path(doc, field) is MISSING else at_path(doc, field)), reverse=way < 0)
+        found.sort(key=lambda doc: rank(None if at_path(doc, field) is MISSING else at_path(doc, field), fold), reverse=way < 0)
     if "min" in command:
         assert command["hint"] == {"_id": 1} == command["sort"]
-        found = [doc for doc in found if rank(doc["_id"]) >= rank(command["min"]["_id"])]
+        found = [doc for doc in found if rank(doc["_id"], fold) >= rank(command["min"]["_id"], fold)]
     if command.get("limit"):
         found = found[: command["limit"]]
     wanted = {field for field, way in command.get("projection", {}).items() if way}
@@ -438,14 +447,21 @@ def get_more(command):
     cursor = cursors.get(identity)
     if cursor is None:
         raise Refused(43, "cursor id %d not found" % identity)
+    if cursor.get("stream") and state["sharded"] and cursor.pop("pause", False):
+        place = token(*cursor["place"])
+        return {"cursor": {"nextBatch": [], "id": Int64(identity), "ns": cursor["db"] + ".$cmd.aggregate", "postBatchResumeToken": place}}
     if cursor.get("stream"):
         until = time.time() + command.get("maxTimeMS", 1000) / 1000
         while True:
-            batch = changes(cursor, command.get("batchSize", 101))
+            batch = changes(cursor, 1 if state["sharded"] else command.get("batchSize", 101))
             left = until - time.time()
             if batch or left <= 0:
                 break
             lock.wait(left)
+        if batch and state["loseChanges"]:
+            state["loseChanges"] = False
+            raise ConnectionError
+        cursor["pause"] = bool(batch)
         place = batch[-1]["_id"] if batch else token(*cursor["place"])
         return {"cursor": {"nextBatch": batch, "id": Int64(identity), "ns": cursor["db"] + ".$cmd.aggregate", "postBatchResumeToken": place}}
     size = command.get("batchSize", 101)
@@ -461,6 +477,8 @@ def hello():
     answer = {"isWritablePrimary": state["writable"], "secondary": not state["writable"], "setName": "rs0", "setVersion": 1, "hosts": [me], "me": me}
     if state["writable"]:
         answer["primary"] = me
+    if state["sharded"]:
+        answer = {"isWritablePrimary": True, "msg": "isdbgrid"}
     if USER:
         answer["saslSupportedMechs"] = ["SCRAM-SHA-256"]
     return {**answer, "maxBsonObjectSize": 16777216, "maxMessageSizeBytes": 48000000, "maxWriteBatchSize": 100000, "logicalSessionTimeoutMinutes": 30, "minWireVersion": 0, "maxWireVersion": 21, "localTime": datetime.now()}
@@ -518,11 +536,12 @@ def dispatch(command, word, db):
     if word == "busbarPeer":
         state["writable"] = command.get("writable", state["writable"])
         state["fail"] = command.get("failNext", state["fail"])
-        state["churn"] = command.get("churn", state["churn"])
+        for name in ("churn", "loseChanges", "failConcern", "sharded"):
+            state[name] = command.get(name, state[name])
         if command.get("forgetOplog"):
             oplog.clear()
             oldest = tick()
-        return {}
+        return {"waiting": [name for name in ("loseChanges", "failConcern") if state[name]]}
     if word == "buildInfo":
         return {"version": "7.0.0", "versionArray": [7, 0, 0, 0]}
     if word == "endSessions":
@@ -562,7 +581,8 @@ def dispatch(command, word, db):
         lock.notify_all()
         return {}
     if word in ("create", "collMod"):
-        collection(db, command[word], True)["validator"] = command.get("validator")
+        held = collection(db, command[word], True)
+        held["validator"], held["collation"] = command.get("validator"), command.get("collation")
         return {}
     if word == "createIndexes":
         collection(db, command[word], True)["indexes"].extend(command["indexes"])
@@ -575,7 +595,11 @@ def dispatch(command, word, db):
     if word == "listDatabases":
         return {"databases": [{"name": name} for name in databases]}
     if word == "listCollections":
-        return page(db, [{"name": name, "type": "collection"} for name in databases.get(db, {})], 1000, {})
+        listed = []
+        for name, held in databases.get(db, {}).items():
+            options = {"collation": held["collation"]} if held["collation"] else {}
+            listed.append({"name": name, "type": "collection", "options": options})
+        return page(db, listed, 1000, {})
     raise Refused(59, "no such command: '%s'" % word)
 
 
@@ -613,6 +637,7 @@ class Link(socketserver.StreamRequestHandler):
                         answer = refused.answer
                     answer["operationTime"] = stamp(clock[0])
                     reply = struct.pack("<ib", 0, 0) + bson.encode(answer, codec_options=OPTIONS)
+                    reply = reply.replace(NO_UTF8, NO_UTF8_BYTES)
                 self.wfile.write(struct.pack("<iiii", 16 + len(reply), 1, number, 2013) + reply)
         except ConnectionError:
             return

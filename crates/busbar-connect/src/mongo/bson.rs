@@ -1,5 +1,8 @@
 //! Documents as bytes: BSON, as <https://bsonspec.org> has it.
 
+use std::borrow::Cow;
+
+use super::hex::hex;
 use super::limits::DEPTH_MAX;
 
 /// A document that is being written.
@@ -19,6 +22,9 @@ pub struct BsonDocument<'a>(&'a [u8]);
 pub enum BsonValue<'a> {
     Double(f64),
     Text(&'a str),
+    /// The bytes of a text, a pattern or a program that are no UTF-8. The standard wants UTF-8, and servers keep whatever a
+    /// program sends.
+    NotText(&'a [u8]),
     Document(BsonDocument<'a>),
     /// Its values have the names `0`, `1`, ….
     Array(BsonDocument<'a>),
@@ -194,9 +200,10 @@ impl BsonWriter {
 }
 
 /// A value with its name.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct BsonElement<'a> {
-    pub name: &'a str,
+    /// Its name; one that is no UTF-8 as [`not_text`] has it.
+    pub name: Cow<'a, str>,
     pub value: BsonValue<'a>,
     kind: u8,
     /// The bytes of the value.
@@ -351,10 +358,15 @@ fn length(bytes: &[u8]) -> Option<usize> {
     usize::try_from(i32::from_le_bytes(*bytes)).ok()
 }
 
-/// Text up to a zero byte, and what is behind it.
-fn name(bytes: &[u8]) -> Option<(&str, &[u8])> {
+/// Bytes that are no UTF-8, for people: `\x` and their digits.
+pub fn not_text(bytes: &[u8]) -> String {
+    format!("\\x{}", hex(bytes))
+}
+
+/// The bytes up to a zero byte, and what is behind it.
+fn name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr::memchr(0, bytes)?;
-    Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..]))
+    Some((&bytes[..end], &bytes[end + 1..]))
 }
 
 /// The first value, and what is behind it.
@@ -364,6 +376,10 @@ fn element(bytes: &[u8]) -> Option<(BsonElement<'_>, &[u8])> {
         return None;
     }
     let (name, rest) = name(rest)?;
+    let name = match std::str::from_utf8(name) {
+        Ok(name) => Cow::Borrowed(name),
+        Err(_) => Cow::Owned(not_text(name)),
+    };
     let (value, size) = value(kind, rest)?;
     let raw = rest.get(..size)?;
     let element = BsonElement {
@@ -384,15 +400,16 @@ fn value(of: u8, rest: &[u8]) -> Option<(BsonValue<'_>, usize)> {
         let length = length(rest)?.checked_sub(1)?;
         (*rest.get(4 + length)? == 0).then_some(length)
     };
-    let str_of = |rest| {
+    let bytes_of = |rest| {
         let length = text(rest)?;
-        Some((std::str::from_utf8(&rest[4..4 + length]).ok()?, length + 5))
+        Some((&rest[4..4 + length], length + 5))
     };
     Some(match of {
         kind::DOUBLE => (BsonValue::Double(f64::from_le_bytes(fixed(rest)?)), 8),
         kind::TEXT => {
-            let (text, size) = str_of(rest)?;
-            (BsonValue::Text(text), size)
+            let (bytes, size) = bytes_of(rest)?;
+            let text = std::str::from_utf8(bytes).map(BsonValue::Text);
+            (text.unwrap_or(BsonValue::NotText(bytes)), size)
         }
         kind::DOCUMENT | kind::ARRAY => {
             let size = length(rest)?;
@@ -418,11 +435,18 @@ fn value(of: u8, rest: &[u8]) -> Option<(BsonValue<'_>, usize)> {
         0x0b => {
             let (pattern, after) = name(rest)?;
             let (options, after) = name(after)?;
-            (BsonValue::Regex(pattern, options), rest.len() - after.len())
+            let size = rest.len() - after.len();
+            let texts = (std::str::from_utf8(pattern), std::str::from_utf8(options));
+            match texts {
+                (Ok(pattern), Ok(options)) => (BsonValue::Regex(pattern, options), size),
+                // Both, with the zero bytes that end them.
+                _ => (BsonValue::NotText(&rest[..size]), size),
+            }
         }
         0x0d | 0x0e => {
-            let (text, size) = str_of(rest)?;
-            (BsonValue::Code(text), size)
+            let (bytes, size) = bytes_of(rest)?;
+            let text = std::str::from_utf8(bytes).map(BsonValue::Code);
+            (text.unwrap_or(BsonValue::NotText(bytes)), size)
         }
         kind::INT => (BsonValue::Int(i32::from_le_bytes(fixed(rest)?)), 4),
         kind::TIMESTAMP => (BsonValue::Timestamp(u64::from_le_bytes(fixed(rest)?)), 8),
@@ -468,6 +492,18 @@ mod tests {
             hello.finish(),
             b"\x16\x00\x00\x00\x02hello\x00\x06\x00\x00\x00world\x00\x00"
         );
+        // Bytes that are no UTF-8, as a name and as a value, and others beside them.
+        let mut odd = BsonWriter::new();
+        odd.text("n", "v");
+        odd.int("after", 7);
+        let mut odd = odd.finish();
+        for at in [5, 11] {
+            odd[at] = 0xff;
+        }
+        let read = BsonDocument::read(&odd).expect("a document");
+        let found: Vec<_> = read.elements().map(|one| (one.name, one.value)).collect();
+        let first = ("\\xff".into(), BsonValue::NotText(&[0xff]));
+        assert_eq!(found, [first, ("after".into(), BsonValue::Int(7))]);
         for at in 0..bytes.len() {
             assert!(BsonDocument::read(&bytes[..at]).is_none());
             // No byte may lead beyond the end.

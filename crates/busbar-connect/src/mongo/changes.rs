@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use super::MongoFollow;
 use super::bson::{BsonDocument, BsonElement, BsonValue, BsonWriter};
 use super::failure::MongoFailure;
-use super::json::{hex, scalar_text, unhex, write_value};
+use super::hex::{hex, unhex};
+use super::json::{scalar_text, write_value};
 use super::limits::{
     AWAIT, CHANGES, CHUNK_BYTES, CHUNK_ROWS, CHUNK_ROWS_FIRST, IDLE, KEEP_EVERY, NOTE_BYTES_MAX,
 };
@@ -523,7 +524,7 @@ impl MongoFollower {
                 continue;
             };
             let same = before.as_ref() == Some(&key.same());
-            last = Some(key);
+            last = Some(key.clone());
             if same {
                 continue;
             }
@@ -659,13 +660,13 @@ fn payload(change: &str, document: BsonDocument<'_>, before: Option<BsonDocument
     let mut out = Vec::new();
     event::open(change, &mut out);
     for field in document.elements() {
-        event::member(field.name, &mut out, |out| write_value(field.value, out));
+        event::member(&field.name, &mut out, |out| write_value(field.value, out));
     }
     if let Some(before) = before {
         event::open_before(&mut out);
         let mut first = true;
         for field in before.elements() {
-            event::pair(field.name, &mut first, &mut out, |out| {
+            event::pair(&field.name, &mut first, &mut out, |out| {
                 write_value(field.value, out);
             });
         }

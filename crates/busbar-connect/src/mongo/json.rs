@@ -8,26 +8,12 @@ use busbar_event::format::write_json_text;
 use busbar_event::time;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::bson::{BsonDocument, BsonValue, BsonWriter};
+use super::bson::{BsonDocument, BsonValue, BsonWriter, not_text};
 use super::decimal::{decimal_parsed, decimal_text};
+use super::hex::{hex, unhex};
 
 /// The kind of binary data that is a UUID.
 const UUID: u8 = 4;
-
-/// Digits of bytes.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The bytes of digits.
-pub fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
-        return None;
-    }
-    let pairs = text.as_bytes().chunks_exact(2);
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    pairs.map(byte).collect()
-}
 
 /// An ObjectId of its 24 digits.
 pub fn object_id(text: &str) -> Option<[u8; 12]> {
@@ -48,6 +34,7 @@ pub fn scalar_text(value: BsonValue<'_>) -> Option<String> {
         BsonValue::Double(value) if value > 0.0 => "Infinity".to_owned(),
         BsonValue::Double(_) => "-Infinity".to_owned(),
         BsonValue::Text(text) => text.to_owned(),
+        BsonValue::NotText(bytes) => not_text(bytes),
         BsonValue::Code(text) => text.to_owned(),
         BsonValue::Binary(UUID, bytes) if bytes.len() == 16 => {
             let digits = hex(bytes);
@@ -111,7 +98,7 @@ pub fn write_document(document: BsonDocument<'_>, out: &mut Vec<u8>) {
         if at > 0 {
             out.push(b',');
         }
-        write_json_text(element.name, out);
+        write_json_text(&element.name, out);
         out.push(b':');
         write_value(element.value, out);
     }

@@ -19,6 +19,7 @@ mod changes;
 mod decimal;
 mod document;
 mod failure;
+mod hex;
 mod json;
 mod limits;
 mod link;

@@ -132,7 +132,7 @@ impl MongoSink {
                 && index.document("partialFilterExpression").is_none()
                 && fields
                     .elements()
-                    .all(|field| key.iter().any(|column| column == field.name))
+                    .all(|field| key.iter().any(|column| *column == field.name))
         };
         let mut indexes = indexes;
         if indexes.any(fits) {

@@ -131,7 +131,7 @@ fn fields<'a>(
             let Some(word) = word(element.value) else {
                 continue;
             };
-            match places.get(element.name) {
+            match places.get(&*element.name) {
                 Some(at) => {
                     let kind = &mut columns[*at].kind;
                     if !kind.split(", ").any(|known| known == word) {
@@ -139,11 +139,12 @@ fn fields<'a>(
                     }
                 }
                 None if columns.len() < SAMPLED_FIELDS_MAX => {
-                    places.insert(element.name.to_owned(), columns.len());
+                    let name = element.name.into_owned();
+                    places.insert(name.clone(), columns.len());
                     columns.push(SurveyedColumn {
-                        name: element.name.to_owned(),
                         kind: word.to_owned(),
-                        key: element.name == "_id",
+                        key: name == "_id",
+                        name,
                     });
                 }
                 None => {}
@@ -157,7 +158,7 @@ fn word(value: BsonValue<'_>) -> Option<&'static str> {
     Some(match value {
         BsonValue::Null | BsonValue::Old => return None,
         BsonValue::Double(_) => "double",
-        BsonValue::Text(_) => "string",
+        BsonValue::Text(_) | BsonValue::NotText(_) => "string",
         BsonValue::Document(_) => "object",
         BsonValue::Array(_) => "array",
         BsonValue::Binary(..) => "binData",

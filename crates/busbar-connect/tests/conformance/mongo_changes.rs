@@ -91,17 +91,29 @@ fn changes_come_behind_what_was_there_with_their_images() {
 /// what is there.
 #[test]
 fn snapshot_and_changes_together_are_what_is_there() {
-    let server = own_mongodb_set(&[]);
-    let database = server.name();
     // Keys of several types; the order of some is not known here.
-    server.run(
-        &database,
+    come_to_what_is_there(
         "db.t.insert_many([{'_id': n, 'v': 1} for n in range(1500)])\n\
          db.t.insert_many([{'_id': 's%d' % n, 'v': 1} for n in range(800)])\n\
          db.t.insert_many([{'_id': {'a': n}, 'v': 1} for n in range(200)])\n\
-         db.t.insert_many([{'_id': bson.ObjectId(), 'v': 1} for n in range(400)])\n\
-         c.admin.command({'busbarPeer': 1, 'churn': 't'})",
+         db.t.insert_many([{'_id': bson.ObjectId(), 'v': 1} for n in range(400)])\n",
     );
+}
+
+/// Where the server orders texts otherwise than by their bytes, here `S1` beside `s1`.
+#[test]
+fn snapshot_and_changes_of_a_collection_with_a_collation_are_what_is_there() {
+    come_to_what_is_there(
+        "db.command({'create': 't', 'collation': {'locale': 'en', 'strength': 2}})\n\
+         db.t.insert_many([{'_id': '%s%d' % ('sS'[n % 2], n // 2), 'v': 1} for n in range(4000)])\n",
+    );
+}
+
+fn come_to_what_is_there(begin: &str) {
+    let server = own_mongodb_set(&[]);
+    let database = server.name();
+    let churn = "c.admin.command({'busbarPeer': 1, 'churn': 't'})";
+    server.run(&database, &format!("{begin}{churn}"));
     let mut world = world();
     let text = connection(&server, &database, "collections: [t]");
     apply(&world, &text);
@@ -157,6 +169,141 @@ fn snapshot_and_changes_together_are_what_is_there() {
             )),
         }
     });
+}
+
+/// What comes twice or is missing shows in the rows.
+fn ids(world: &World, count: usize) -> Vec<i64> {
+    let events = events(world, count);
+    let mut ids: Vec<i64> = events
+        .iter()
+        .map(|event| event.json()["_id"].as_i64().expect("a number"))
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn changes_that_were_made_while_the_node_was_dead_come_once() {
+    let server = mongodb_set();
+    let database = server.name();
+    let text = connection(server, &database, "collections: [t]");
+    server.run(&database, "db.t.insert_one({'_id': 0})");
+    let mut world = world();
+    apply(&world, &text);
+    events(&world, 1);
+    for round in 0..3 {
+        let (disk, folder) = world.kill();
+        server.run(
+            &database,
+            &format!("for n in range(1, 21): db.t.insert_one({{'_id': {round} * 20 + n}})"),
+        );
+        world = World::open(disk, folder);
+        apply(&world, &text);
+        let count = 21 + round * 20;
+        let expected: Vec<i64> = (0..i64::try_from(count).expect("small")).collect();
+        assert_eq!(ids(&world, count), expected);
+    }
+    // Those of a document come in their order.
+    let (disk, folder) = world.kill();
+    server.run(
+        &database,
+        "db.t.update_one({'_id': 7}, {'$set': {'v': 1}})\n\
+         db.t.delete_one({'_id': 7})\n\
+         db.t.insert_one({'_id': 7, 'v': 2})\n",
+    );
+    let world = World::open(disk, folder);
+    apply(&world, &text);
+    let all = events(&world, 64);
+    let words: Vec<_> = all[61..].iter().map(Event::json).collect();
+    let words: Vec<_> = words.iter().map(|json| json["change"].clone()).collect();
+    assert_eq!(words, ["update", "delete", "insert"]);
+}
+
+#[test]
+fn an_answer_with_changes_that_is_lost_comes_again() {
+    let server = own_mongodb_set(&[]);
+    let database = server.name();
+    server.run(&database, "db.t.insert_one({'_id': 0})");
+    let world = world();
+    apply(&world, &connection(&server, &database, "collections: [t]"));
+    ids(&world, 1);
+    for round in 0..3 {
+        server.run(
+            &database,
+            &format!(
+                "c.admin.command({{'busbarPeer': 1, 'loseChanges': True}})\n\
+                 db.t.insert_many([{{'_id': {round} * 5 + n}} for n in range(1, 6)])"
+            ),
+        );
+        let count = 6 + round * 5;
+        let expected: Vec<i64> = (0..i64::try_from(count).expect("small")).collect();
+        assert_eq!(ids(&world, count), expected);
+        let waiting = "print(c.admin.command({'busbarPeer': 1})['waiting'])";
+        assert_eq!(server.run(&database, waiting), "[]", "nothing was lost");
+    }
+}
+
+/// A mongos merges the changes of several sets: those of one time may come late, one after another.
+#[test]
+fn changes_of_one_time_that_sets_send_late_are_not_taken_for_known() {
+    let server = own_mongodb_set(&[]);
+    let database = server.name();
+    server.run(
+        &database,
+        "db.t.insert_one({'_id': 0})\nc.admin.command({'busbarPeer': 1, 'sharded': True})",
+    );
+    let world = world();
+    apply(&world, &connection(&server, &database, "collections: [t]"));
+    ids(&world, 1);
+    server.run(
+        &database,
+        "c.admin.command({'busbarPeer': 1, 'sharded': False})",
+    );
+    // The client has no transactions with a mongos that says so little of itself.
+    server.run(
+        &database,
+        "with c.start_session() as s:\n\
+         \x20   with s.start_transaction():\n\
+         \x20       for n in range(1, 5): db.t.insert_one({'_id': n}, session=s)\n\
+         \x20       c.admin.command({'busbarPeer': 1, 'sharded': True})\n",
+    );
+    // All sets have passed that time.
+    server.run(&database, "db.other.insert_one({'_id': 1})");
+    assert_eq!(ids(&world, 5), [0, 1, 2, 3, 4]);
+    let all = events(&world, 5);
+    let of = tag(&all[1], "transaction");
+    assert!(all[1..].iter().all(|event| tag(event, "transaction") == of));
+}
+
+#[test]
+fn a_text_that_is_no_utf_8_comes_as_its_digits_and_stops_nothing() {
+    let server = mongodb_set();
+    let database = server.name();
+    let world = world();
+    server.run(
+        &database,
+        "db.t.insert_one({'_id': 1, 'name': 'a <no utf-8>', 'kw': 5})",
+    );
+    apply(&world, &connection(server, &database, "collections: [t]"));
+    events(&world, 1);
+    server.run(
+        &database,
+        "db.t.insert_one({'_id': 2, 'of': {'<no utf-8>': 'x'}, 'code': bson.Code('<no utf-8>')})\n\
+         db.t.insert_one({'_id': '<no utf-8>'})\n\
+         db.t.insert_one({'_id': 4})\n",
+    );
+    let events = events(&world, 4);
+    let text: Vec<_> = events.iter().map(Event::text).collect();
+    let ff = "ff".repeat(10);
+    assert_eq!(
+        text,
+        [
+            format!(r#"{{"change":"read","_id":1,"name":"\\x6120{ff}","kw":5}}"#),
+            format!(r#"{{"change":"insert","_id":2,"of":{{"\\x{ff}":"x"}},"code":"\\x{ff}"}}"#),
+            format!(r#"{{"change":"insert","_id":"\\x{ff}"}}"#),
+            r#"{"change":"insert","_id":4}"#.to_owned(),
+        ]
+    );
 }
 
 #[test]

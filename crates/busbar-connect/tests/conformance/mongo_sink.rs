@@ -372,3 +372,37 @@ fn a_password_is_proven_and_never_sent() {
     );
     assert_eq!(write(&text("u=,ser", "pencil"), &one).unwrap(), [0; 0]);
 }
+
+/// Rows that were written on one server and not on the others may be lost with it: the delivery comes again, and what was
+/// refused beside them is not told of before it is written.
+#[test]
+fn rows_that_were_not_replicated_are_written_again_also_beside_refused_ones() {
+    let server = own_mongodb_set(&[]);
+    let database = server.name();
+    let text = connection(
+        &server,
+        &database,
+        "collection: t, transactions: false, mode: replace, key: [_id]",
+    );
+    server.run(
+        &database,
+        "db.create_collection('t', validator={'v': {'$not': {'$regex': 'bad'}}})",
+    );
+    let delivery = rows(
+        1,
+        vec![("_id", ints(&[1, 2, 3])), ("v", texts(&["a", "bad", "c"]))],
+    );
+    Runtime::new().expect("a runtime").block_on(async {
+        let mut sink = open(&text, &delivery).await.expect("it opens");
+        server.run(
+            &database,
+            "c.admin.command({'busbarPeer': 1, 'failConcern': True})",
+        );
+        let failed = sink.write(&delivery).await.expect_err("not replicated");
+        assert_eq!(failed.class(), Class::Transient, "{failed:?}");
+        let written = sink.write(&delivery).await.expect("it is written");
+        let refused: Vec<_> = written.rejected.iter().map(|(row, _)| *row).collect();
+        assert_eq!(refused, [1]);
+    });
+    assert_eq!(there(&server, &database), "_id=1 v=a; _id=3 v=c");
+}
