@@ -10,6 +10,8 @@ JOB is one of
     latency      single changes at a pace: from before the statement in MariaDB to the commit in PostgreSQL
     lookup       a join with a table of PostgreSQL and of MariaDB: keys that are there, keys that are not, and the answer of one
                  second before used again
+    hot          N events of 100,000 keys into a hot table, each a row: in the node's memory, in Redis, and in Redis with a table that rows
+                 move to; beside what Redis does alone
     transaction  one transaction of N MB is followed, from PostgreSQL and from MariaDB; the node's memory at its highest
 
 `make bench` does not run it.
@@ -31,23 +33,27 @@ from bench_capture import HERE, free_port, processor_seconds, until
 
 WAIT = 3_600
 IN_TRANSACTION = 1_000
-COUNTS = {"step": 400_000, "latency": 10_000, "lookup": 400_000, "transaction": 1_024}
+COUNTS = {"step": 400_000, "latency": 10_000, "lookup": 400_000, "hot": 1_000_000, "transaction": 1_024}
 
 
 class Server:
-    """PostgreSQL or MariaDB."""
+    """PostgreSQL, MariaDB or Redis."""
 
     def __init__(self, what, folder):
         self.what, self.port, self.folder = what, free_port(), folder
         subprocess.run([HERE / "servers", "install"], check=True)
         self.start()
-        self.run("create database bench;", "")
+        if what != "redis":
+            self.run("create database bench;", "")
 
     def start(self):
         subprocess.Popen([HERE / "servers", self.what, self.folder, str(self.port), str(os.getpid())], stdin=subprocess.DEVNULL)
-        until(self.what, lambda: self.run("select 1;", "", quiet=True) is not None)
+        alive = ("PING", [["PONG"]]) if self.what == "redis" else ("select 1;", [["1"]])
+        until(self.what, lambda: self.run(alive[0], "", quiet=True) == alive[1])
 
     def command(self, database):
+        if self.what == "redis":
+            return ["redis-cli", "-e", "--raw", "-p", str(self.port)]
         if self.what == "postgres":
             return ["psql", "-X", "-q", "-A", "-t", "-F", "\t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", str(self.port), "-U",
                     "postgres", "-d", database or "postgres"]
@@ -313,6 +319,49 @@ def lookup(program, folder, count):
             server.stop()
 
 
+def hot(program, folder, count):
+    redis = Server("redis", folder / "redis")
+    keys = 100_000
+    print("| rows | rows/s | processor seconds |\n| --- | ---: | --- |", flush=True)
+
+    def row(what, rate, *used):
+        print(f"| {what} | {rate:,.0f} | {', '.join(f'{who} {of:.1f}' for who, of in used)} |", flush=True)
+
+    # The same hashes as a table's, without an index and positions.
+    before = processor_seconds(redis.pid())
+    alone = subprocess.run(["redis-benchmark", "-p", str(redis.port), "-n", str(count), "-r", str(keys), "-c", "4", "-P", "500", "--csv", "HSET",
+                            "alone:__rand_int__", "id", "__rand_int__", "site", "north-0123", "kw", "1234.5"], capture_output=True, text=True, check=True)
+    rate = float(alone.stdout.splitlines()[-1].split(",")[1].strip('"'))
+    row("`HSET` of redis-benchmark, 4 × 500 at a time", rate, ("Redis", processor_seconds(redis.pid()) - before))
+    fields = "format: json\nschema: { id: int, site: text, kw: float }\n"
+    where = {
+        "memory": ("in the node's memory", "hot: { ttl: 1h }"),
+        "redis": ("in Redis", "hot: { connection: cache, ttl: 1h }"),
+        "moving": ("in Redis, with `moves_to`", "hot: { connection: cache, ttl: 1h, moves_to: past }"),
+    }
+    files = {"streams/in.yaml": f"topics: in/#\n{fields}", "tables/past.yaml": "relational: {}\nkey: [id]\n",
+             "connections/cache.yaml": f"redis: {{ address: '127.0.0.1:{redis.port}' }}\n"}
+    files |= {f"tables/{name}.yaml": f"{engine}\nkey: [id]\n" for name, (_, engine) in where.items()}
+    node = Node(program, folder, files)
+    try:
+        for at in range(0, count, 20_000):
+            event = '{{"topic":"in/a","payload":{{"id":{},"site":"north-{:04}","kw":{}}}}}\n'
+            lines = "".join(event.format(i * 7_919 % keys, i % 997, i / 8) for i in range(at, min(at + 20_000, count)))
+            node.post("events", lines.encode(), "application/x-ndjson")
+        for name, (what, _) in where.items():
+            used = [("Redis", lambda: processor_seconds(redis.pid())), ("Busbar", lambda: processor_seconds(node.process.pid))]
+            before, began = [look() for _, look in used], time.monotonic()
+            node.write({f"flows/{name}.yaml": f"from: in\nto:\n  - table: {name}\n"})
+            node.until("the rows", lambda: node.named("flows", name).get("out", 0) >= count)
+            row(what, count / (time.monotonic() - began), *((who, look() - was) for (who, look), was in zip(used, before)))
+            found = node.named("tables", name).get("rows")
+            if found != min(keys, count):
+                raise RuntimeError(f"{name}: {found} rows")
+    finally:
+        node.stop()
+        redis.stop()
+
+
 def transaction(program, folder, megabytes):
     print("| database | MB | rows | rows/s | MB/s | memory at rest, MB | at its highest, MB |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     rows = megabytes * 1_024
@@ -349,7 +398,7 @@ def transaction(program, folder, megabytes):
             subprocess.run(["rm", "-rf", home, server.folder], check=True)
 
 
-JOBS = {"step": step, "latency": latency, "lookup": lookup, "transaction": transaction}
+JOBS = {"step": step, "latency": latency, "lookup": lookup, "hot": hot, "transaction": transaction}
 
 
 def main():

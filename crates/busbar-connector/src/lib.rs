@@ -30,11 +30,12 @@ use serde::Serialize;
 
 pub use breaker::{Admitted, Breaker, BreakerState, CallTrial};
 pub use busbar_table::wide::{CellBytes, CellFamily, CellGuard, CellMutation, CellRead, CellRow};
-pub use busbar_table::{ColumnSpec, Found};
+pub use busbar_table::{ColumnSpec, Found, HotPlace};
 pub use database::{
-    AskedDatabase, CellDatabase, CellScanner, ColumnType, DatabaseStatus, Databases, KeptTable,
-    KeyedLayout, KeyedStore, PoolUse, Pooled, RemoteTable, SessionPool, SqlColumn, SqlCompares,
-    SqlDatabase, SqlPart, SqlRows, SqlStatement, SqlTable, SqlValue, TextColumns, number_kind,
+    AskedDatabase, CellDatabase, CellScanner, ColumnType, DatabaseStatus, Databases, HotCount,
+    HotDatabase, HotLayout, KeptTable, KeyedLayout, KeyedStore, LeavingRows, PoolUse, Pooled,
+    RemoteTable, SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlPart, SqlRows, SqlStatement,
+    SqlTable, SqlValue, TextColumns, number_kind,
 };
 pub use health::{SnapshotState, SnapshotStatus};
 pub use retry::{Backoff, Outcome, deliver};
@@ -453,6 +454,24 @@ pub trait Connector: Send + Sync {
     ) -> Work<'a, Result<Arc<dyn CellDatabase>, Error>> {
         let _ = context;
         lacks(spec, "connect.no-cells")
+    }
+
+    /// Whether connections of this kind lead to a system that keeps the rows of hot tables: see [`Connector::hot`].
+    fn keeps_hot(&self) -> bool {
+        false
+    }
+
+    /// The system of a connection that keeps the rows of hot tables. Opens no session yet.
+    ///
+    /// # Errors
+    /// *Configuration*, for a kind that is none, or options that cannot be used.
+    fn hot<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn HotDatabase>, Error>> {
+        let _ = context;
+        lacks(spec, "connect.no-hot")
     }
 
     /// How a `call` step speaks to the service. Opens nothing.

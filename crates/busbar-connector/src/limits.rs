@@ -40,3 +40,5 @@ pub const TABLE_POSITIONS_MAX: usize = 1_024;
 pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Threads that talk to databases.
 pub const DATABASE_THREADS: usize = 1;
+/// How often the columns of a hot table are noted in the system that keeps its rows, where other nodes note theirs meanwhile.
+pub const NOTE_TRIES_MAX: usize = 8;

@@ -9,7 +9,7 @@ use busbar_event::format::FormatSpec;
 use busbar_event::{Class, Error};
 use busbar_log::{Clock, SystemClock};
 use busbar_plugin::Package;
-use busbar_table::{StandIn, Tables};
+use busbar_table::{StandIn, TableSpec, Tables};
 
 use crate::api::check_apis;
 use crate::compile::{NoPlan, StreamInfo, World, compile};
@@ -80,7 +80,9 @@ impl World {
             if let Err(error) = table.spec.check(name) {
                 let key = match error.code() {
                     "table.ttl" => Some("ttl"),
-                    "table.hot-bounds" => Some("hot"),
+                    "table.hot-bounds" | "table.hot-there-bound" | "table.hot-prefix" => {
+                        Some("hot")
+                    }
                     _ => None,
                 };
                 bad.push(table.source.diagnostic_about(key, error));
@@ -186,7 +188,12 @@ impl World {
 fn unknown_databases(project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
     let mut bad = Vec::new();
     for (name, table) in &project.tables {
-        let (relational, wide) = (&table.spec.relational, &table.spec.wide);
+        let TableSpec {
+            hot,
+            relational,
+            wide,
+            ..
+        } = &table.spec;
         let relational = relational.iter().flat_map(|relational| {
             let named = [
                 ("connection", &relational.connection),
@@ -197,12 +204,14 @@ fn unknown_databases(project: &Project, connectors: &Connectors) -> Vec<Diagnost
         let wide = wide
             .iter()
             .map(|wide| ("wide", "connection", &wide.connection));
-        for (engine, option, connection) in relational.chain(wide) {
+        let hot = hot.iter().map(|hot| ("hot", "connection", &hot.connection));
+        for (engine, option, connection) in relational.chain(wide).chain(hot) {
             let Some(connection) = connection else {
                 continue;
             };
             let keeps = |connector: &dyn Connector| match engine {
                 "wide" => connector.keeps_cells(),
+                "hot" => connector.keeps_hot(),
                 _ => connector.keeps_tables(),
             };
             let known = project.connections.get(connection).map(|known| &known.spec);

@@ -173,7 +173,10 @@ impl ColumnType {
 }
 
 /// Refuses keys of a look-up that are not those of a table whose key has these columns.
-pub(crate) fn check_lookup(
+///
+/// # Errors
+/// `table.lookup-keys`.
+pub fn check_lookup(
     table: &str,
     schema: &Schema,
     key: &[usize],
@@ -300,7 +303,7 @@ pub fn merge_columns(
 ///
 /// # Errors
 /// When a whole number cannot be a float without a change.
-pub(crate) fn widen(
+pub fn widen(
     table: &str,
     column: &str,
     values: &ArrayRef,

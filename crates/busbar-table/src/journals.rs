@@ -75,7 +75,7 @@ impl Journals {
         specs: impl Iterator<Item = (&'a String, &'a TableSpec)> + Clone,
     ) -> Result<(), Error> {
         let mut changes = Vec::new();
-        for (name, spec) in specs.clone().filter(|(_, spec)| spec.hot.is_some()) {
+        for (name, spec) in specs.clone().filter(|(_, spec)| spec.in_node_memory()) {
             let (partition, noted) = (journal_name(name, spec), noted(spec));
             if self.known.get(partition.as_bytes()).as_deref() != Some(&noted[..]) {
                 changes.push(Change::Put(partition.into(), noted.into()));
@@ -108,7 +108,7 @@ fn noted(spec: &TableSpec) -> Vec<u8> {
 }
 
 fn used<'a>(specs: impl Iterator<Item = (&'a String, &'a TableSpec)>) -> BTreeSet<String> {
-    let hot = specs.filter(|(_, spec)| spec.hot.is_some());
+    let hot = specs.filter(|(_, spec)| spec.in_node_memory());
     hot.map(|(name, spec)| journal_name(name, spec)).collect()
 }
 

@@ -5,6 +5,7 @@
 //! | engine | lives in | keeps | after a restart |
 //! | --- | --- | --- | --- |
 //! | [`Hot`] | memory, and a journal in the log | rows until their time to live is over, bounded in rows and bytes | as it was at the last write |
+//! | [`HotElsewhere`] | Redis | rows until their time to live is over | as Redis keeps it |
 //! | [`Relational`] | one SQLite file | everything | as it was at the last commit |
 //! | [`DatabaseTables`] | a table of PostgreSQL, MySQL or another database | everything | as the database keeps it |
 //! | [`Wide`] | one log-structured merge tree, or a table of HBase | versions of cells until their time to live is over | as it was at the last commit |
@@ -37,15 +38,17 @@ mod table;
 pub mod wide;
 
 pub use changes::ChangeColumns;
-pub use columns::{ColumnType, TypedRows, canonical_schema, merge_columns, typed_rows};
+pub use columns::{
+    ColumnType, TypedRows, canonical_schema, check_lookup, merge_columns, typed_rows, widen,
+};
 pub use database::DatabaseTables;
-pub use hot::Hot;
+pub use hot::{DueBatch, Hot, HotElsewhere, HotTable};
 pub use position::ProducerPosition;
 pub use registry::{Staged, Tables};
 pub use relational::Relational;
 pub use spec::{
-    CellPlace, ColumnSpec, DatabasePlace, FamilySpec, HotSpec, RelationalSpec, TableSpec, WhenFull,
-    WideSpec,
+    CellPlace, ColumnSpec, DatabasePlace, FamilySpec, HotPlace, HotSpec, RelationalSpec, TableSpec,
+    WhenFull, WideSpec,
 };
 pub use stand_in::StandIn;
 pub use table::{

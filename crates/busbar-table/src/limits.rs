@@ -26,6 +26,9 @@ pub const HOT_ROWS_MAX: u64 = u32::MAX as u64 - 1;
 /// Rows in one chunk of a hot table: what a writer copies at most when a reader holds the chunk.
 pub const HOT_CHUNK_ROWS: usize = 4096;
 
+/// Bytes of what the keys of a hot table in another system begin with.
+pub const HOT_PREFIX_BYTES_MAX: usize = 200;
+
 /// Rows that are moved from a hot table to another one at once.
 pub const MOVE_ROWS_MAX: usize = 1024;
 

@@ -10,9 +10,9 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::hot::Mover;
 use crate::journals::Journals;
-use crate::spec::{Engine, TableSpec};
+use crate::spec::{Engine, HotPlace, TableSpec};
 use crate::wide::WideStore;
-use crate::{DatabaseTables, Hot, Relational, Table, Wide};
+use crate::{DatabaseTables, Hot, HotElsewhere, HotTable, Relational, Table, Wide};
 
 /// The tables of a node, by name.
 ///
@@ -44,6 +44,7 @@ struct Open {
 #[derive(Clone)]
 enum Kept {
     Hot(Arc<Hot>),
+    HotElsewhere(Arc<dyn HotElsewhere>),
     Relational(Arc<Relational>),
     Database(Arc<dyn Table>),
     Wide(Arc<Wide>),
@@ -53,9 +54,18 @@ impl Kept {
     fn table(&self) -> Arc<dyn Table> {
         match self {
             Kept::Hot(table) => Arc::clone(table) as Arc<dyn Table>,
+            Kept::HotElsewhere(table) => Arc::clone(table) as Arc<dyn Table>,
             Kept::Relational(table) => Arc::clone(table) as Arc<dyn Table>,
             Kept::Database(table) => Arc::clone(table),
             Kept::Wide(table) => Arc::clone(table) as Arc<dyn Table>,
+        }
+    }
+
+    fn hot(&self) -> Option<Arc<dyn HotTable>> {
+        match self {
+            Kept::Hot(table) => Some(Arc::clone(table) as Arc<dyn HotTable>),
+            Kept::HotElsewhere(table) => Some(Arc::clone(table) as Arc<dyn HotTable>),
+            _ => None,
         }
     }
 }
@@ -108,6 +118,7 @@ impl Tables {
             spec.check(name)?;
             spec.check_move(name, specs)?;
         }
+        check_places(specs)?;
         let open = self.open.read();
         self.check_rows_to_move(&open, specs)?;
         let mut next = BTreeMap::new();
@@ -132,12 +143,10 @@ impl Tables {
 
     /// Make staged tables those that there are.
     pub fn adopt(&self, Staged(next): Staged) -> Result<(), Error> {
-        let pairs = next.iter().filter_map(|(name, one)| match &one.kept {
-            Kept::Hot(from) => {
-                let to = next.get(one.spec.hot.as_ref()?.moves_to.as_ref()?)?;
-                Some((name, (from, to.kept.table())))
-            }
-            _ => None,
+        let pairs = next.iter().filter_map(|(name, one)| {
+            let from = one.kept.hot()?;
+            let to = next.get(one.spec.hot.as_ref()?.moves_to.as_ref()?)?;
+            Some((name, (from, to.kept.table())))
         });
         let pairs: BTreeMap<_, _> = pairs.collect();
         let mut movers = self.movers.lock();
@@ -150,12 +159,13 @@ impl Tables {
             match (kept, spec.engine(name)?) {
                 (Kept::Hot(table), Engine::Hot(options)) => table.reconfigure(options)?,
                 (Kept::Wide(table), Engine::Wide(options)) => table.reconfigure(options)?,
+                (Kept::HotElsewhere(table), _) => table.try_rejected_again(),
                 _ => {}
             }
         }
         for (name, (from, to)) in pairs {
             if !movers.contains_key(name) {
-                movers.insert(name.clone(), Mover::start(Arc::clone(from), to)?);
+                movers.insert(name.clone(), Mover::start(from, to)?);
             }
         }
         drop(movers);
@@ -185,6 +195,9 @@ impl Tables {
                 .is_some_and(|spec| spec.keeps_rows_of(&before.spec));
             match &before.kept {
                 Kept::Hot(table) if !stays => check_gone(table)?,
+                Kept::HotElsewhere(table) => {
+                    check_waiting(&**table, name, &before.spec, specs.get(name))?;
+                }
                 _ => {}
             }
         }
@@ -249,6 +262,12 @@ impl Tables {
                 let table = Hot::new(name, &schema, &spec.key, options, clock, journal)?;
                 Ok(Kept::Hot(Arc::new(table)))
             }
+            Engine::HotElsewhere(place) => {
+                let databases = self.databases(name, &place.connection)?;
+                let clock = Arc::clone(&self.clock);
+                let table = databases.hot(name, &place, &schema, &spec.key, clock);
+                Ok(Kept::HotElsewhere(table))
+            }
             Engine::Relational => {
                 if let Some(Open {
                     kept: Kept::Relational(table),
@@ -312,6 +331,45 @@ fn check_gone(table: &Hot) -> Result<(), Error> {
     if table.has_rows_to_move() {
         let error = Error::new(Class::Transient, "table.moves-replaced");
         return Err(error.with("table", table.name()));
+    }
+    Ok(())
+}
+
+/// Refuses a file that keeps the rows of a table where they are and lets those that wait to be moved expire.
+fn check_waiting(
+    table: &dyn HotElsewhere,
+    name: &str,
+    before: &TableSpec,
+    now: Option<&TableSpec>,
+) -> Result<(), Error> {
+    // A table that goes leaves its rows there, and brings them back when it is named again.
+    let Some(now) = now else { return Ok(()) };
+    let (Engine::HotElsewhere(was), Engine::HotElsewhere(is)) =
+        (before.engine(name)?, now.engine(name)?)
+    else {
+        return Ok(());
+    };
+    let is_there = (&was.connection, &was.table) == (&is.connection, &is.table);
+    if was.moves && !is.moves && is_there && table.has_waiting()? {
+        return Err(Error::new(Class::Transient, "table.moves-waiting").with("table", name));
+    }
+    Ok(())
+}
+
+/// Refuses tables of another system whose rows could have the same keys.
+fn check_places(specs: &BTreeMap<String, TableSpec>) -> Result<(), Error> {
+    let mut places: Vec<(&String, HotPlace)> = Vec::new();
+    for (name, spec) in specs {
+        let Engine::HotElsewhere(place) = spec.engine(name)? else {
+            continue;
+        };
+        if let Some((other, _)) = places.iter().find(|(_, known)| known.overlaps(&place)) {
+            return Err(Error::new(Class::Configuration, "table.hot-overlap")
+                .with("table", name)
+                .with("other", other)
+                .with("prefix", &place.table));
+        }
+        places.push((name, place));
     }
     Ok(())
 }

@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::columns::{ColumnType, check_columns, row_number};
 use crate::limits::{
-    HOT_BYTES_MAX_DEFAULT, HOT_ROWS_MAX, HOT_ROWS_MAX_DEFAULT, NAME_BYTES_MAX, WIDE_FAMILIES_MAX,
-    WIDE_PLACE_BYTES_MAX, WIDE_VERSIONS_MAX,
+    HOT_BYTES_MAX_DEFAULT, HOT_PREFIX_BYTES_MAX, HOT_ROWS_MAX, HOT_ROWS_MAX_DEFAULT,
+    NAME_BYTES_MAX, WIDE_FAMILIES_MAX, WIDE_PLACE_BYTES_MAX, WIDE_VERSIONS_MAX,
 };
 
 /// A table as its file describes it: exactly one of `hot`, `relational` and `wide`, a key, columns.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TableSpec {
-    /// Keep the rows in memory.
+    /// Keep the rows in memory, or in Redis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hot: Option<HotSpec>,
     /// Keep the rows in a SQLite file, or in a table of a database.
@@ -46,21 +46,27 @@ pub struct ColumnSpec {
     pub kind: ColumnType,
 }
 
-/// Rows in memory.
+/// Rows in memory: the node's or, with `connection`, that of a Redis server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HotSpec {
+    /// The connection to the Redis server that keeps the rows, each a hash. Without it they are in the node's memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<String>,
+    /// What the keys of the rows begin with there, before a colon; by default the name of this table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
     /// How long a row stays after it was last written, such as `90s`, `10m`, `12h` or `7d`. For
     /// ever if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<String>,
-    /// Most rows.
+    /// Most rows. Not with `connection`: the server has its own bound, `maxmemory`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_max: Option<u64>,
-    /// Most bytes of memory.
+    /// Most bytes of memory. Not with `connection`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_max: Option<u64>,
-    /// What happens to a write that finds the table full.
+    /// What happens to a write that finds the table full. With `connection` it is refused.
     #[serde(default)]
     pub when_full: WhenFull,
     /// The table that rows are moved to when their time to live is over or when they make room, instead of being
@@ -150,6 +156,7 @@ pub struct FamilySpec {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Engine {
     Hot(HotOptions),
+    HotElsewhere(HotPlace),
     Relational,
     Database(DatabasePlace),
     Wide(WideOptions),
@@ -164,6 +171,31 @@ pub(crate) struct WideOptions {
     pub time: Option<String>,
     /// Where the cells are, if not on the node's disk.
     pub place: Option<CellPlace>,
+}
+
+/// Where the rows of a hot table are, if they are not in the node's memory, and how long they stay there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HotPlace {
+    /// The connection to the other system.
+    pub connection: String,
+    /// What the keys of its rows begin with there, before a colon.
+    pub table: String,
+    /// How long a row stays after it was last written; for ever if not given.
+    pub ttl: Option<Duration>,
+    /// Rows whose time to live is over stay until they were moved to another table.
+    pub moves: bool,
+}
+
+impl HotPlace {
+    /// Whether a key of one table could be one of the other.
+    pub(crate) fn overlaps(&self, other: &HotPlace) -> bool {
+        let within = |long: &str, short: &str| {
+            let rest = long.strip_prefix(short);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        };
+        self.connection == other.connection
+            && (within(&self.table, &other.table) || within(&other.table, &self.table))
+    }
 }
 
 /// Where a table of a database is.
@@ -216,7 +248,9 @@ impl TableSpec {
         let engine = self.engine(name)?;
         let schema = self.schema(name)?;
         match engine {
-            Engine::Hot(_) | Engine::Database(_) | Engine::Wide(_) => Ok(()),
+            Engine::Hot(_) | Engine::HotElsewhere(_) | Engine::Database(_) | Engine::Wide(_) => {
+                Ok(())
+            }
             Engine::Relational => row_number(&schema).map(drop),
         }
     }
@@ -247,10 +281,17 @@ impl TableSpec {
         self.hot.as_ref().is_some_and(|hot| hot.moves_to.is_some())
     }
 
+    /// Whether it is a hot table whose rows are in the node's memory.
+    pub(crate) fn in_node_memory(&self) -> bool {
+        self.hot
+            .as_ref()
+            .is_some_and(|hot| hot.connection.is_none())
+    }
+
     /// Whether a hot table keeps its rows when its file, so far `before`, becomes this one.
     pub(crate) fn keeps_rows_of(&self, before: &TableSpec) -> bool {
-        let is_hot = self.hot.is_some() && before.hot.is_some();
-        is_hot && self.key == before.key && self.columns == before.columns
+        let in_memory = self.in_node_memory() && before.in_node_memory();
+        in_memory && self.key == before.key && self.columns == before.columns
     }
 
     /// A hot table with the same key that takes the same columns: for checking flows before anything is opened.
@@ -277,7 +318,7 @@ impl TableSpec {
                     return Err(Error::new(Class::Configuration, "table.moves-without-key")
                         .with("table", name));
                 }
-                hot.options(name).map(Engine::Hot)
+                hot.engine(name, self)
             }
             (None, Some(relational), None) => relational.engine(name),
             (None, None, Some(wide)) => wide.options(name, self).map(Engine::Wide),
@@ -326,6 +367,43 @@ pub(crate) fn check_key_type(table: &str, column: &str, kind: ColumnType) -> Res
 }
 
 impl HotSpec {
+    fn engine(&self, name: &str, table: &TableSpec) -> Result<Engine, Error> {
+        let new = |code| Error::new(Class::Configuration, code).with("table", name);
+        let Some(connection) = &self.connection else {
+            return match &self.table {
+                Some(_) => Err(new("table.needs-connection").with("option", "table")),
+                None => self.options(name).map(Engine::Hot),
+            };
+        };
+        if table.key.is_empty() {
+            return Err(new("table.hot-there-key"));
+        }
+        let only_here = [
+            ("rows_max", self.rows_max.is_some()),
+            ("bytes_max", self.bytes_max.is_some()),
+            ("when_full", self.when_full == WhenFull::Evict),
+        ];
+        if let Some((option, _)) = only_here.iter().find(|(_, given)| *given) {
+            return Err(new("table.hot-there-bound").with("option", option));
+        }
+        let options = self.options(name)?;
+        let prefix = self.table.as_deref().unwrap_or(name);
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        let is_prefix = prefix
+            .split(':')
+            .all(|part| !part.is_empty() && part.chars().all(fits));
+        let is_ours = prefix.split(':').next() == Some("busbar");
+        if !is_prefix || is_ours || prefix.len() > HOT_PREFIX_BYTES_MAX {
+            return Err(new("table.hot-prefix").with("prefix", busbar_event::quote(prefix)));
+        }
+        Ok(Engine::HotElsewhere(HotPlace {
+            connection: connection.clone(),
+            table: prefix.to_owned(),
+            ttl: options.ttl,
+            moves: self.moves_to.is_some(),
+        }))
+    }
+
     pub(crate) fn options(&self, name: &str) -> Result<HotOptions, Error> {
         let ttl = self.ttl.as_deref().map(|text| ttl(name, text));
         let ttl = ttl.transpose()?;
@@ -558,5 +636,46 @@ mod tests {
         );
         assert_eq!(code(r#"{"hot":{},"key":["a","a"]}"#), "table.column-twice");
         assert!(serde_json::from_str::<TableSpec>(r#"{"hot":{"tll":"5m"}}"#).is_err());
+    }
+
+    #[test]
+    fn a_hot_table_elsewhere_has_a_key_a_prefix_and_no_bounds_of_its_own() {
+        let code = |hot: &str, key: &str| {
+            let spec = format!(r#"{{"hot":{{"connection":"c"{hot}}},"key":[{key}]}}"#);
+            let spec: TableSpec = serde_json::from_str(&spec).unwrap();
+            spec.check("t").err().map(|error| error.code())
+        };
+        assert_eq!(
+            code(r#","ttl":"1m","table":"plant:meters""#, r#""k""#),
+            None
+        );
+        assert_eq!(code("", ""), Some("table.hot-there-key"));
+        for bound in [
+            r#","rows_max":5"#,
+            r#","bytes_max":5"#,
+            r#","when_full":"evict""#,
+        ] {
+            assert_eq!(
+                code(bound, r#""k""#),
+                Some("table.hot-there-bound"),
+                "{bound}"
+            );
+        }
+        for prefix in ["", "a:", ":a", "a b", "a*", "busbar", "busbar:rows"] {
+            let table = format!(r#","table":"{prefix}""#);
+            assert_eq!(code(&table, r#""k""#), Some("table.hot-prefix"), "{prefix}");
+        }
+        assert_eq!(
+            code(r#","moves_to":"r""#, r#""k""#),
+            Some("table.moves-never")
+        );
+        let place = |table: &str| HotPlace {
+            connection: "c".to_owned(),
+            table: table.to_owned(),
+            ttl: None,
+            moves: false,
+        };
+        assert!(place("a").overlaps(&place("a:b")) && place("a:b").overlaps(&place("a")));
+        assert!(!place("a").overlaps(&place("ab")) && place("a").overlaps(&place("a")));
     }
 }

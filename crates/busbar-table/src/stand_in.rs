@@ -54,8 +54,8 @@ impl StandIn {
     pub fn new(name: &str, spec: &TableSpec, clock: Arc<dyn Clock>) -> Result<StandIn, Error> {
         spec.check(name)?;
         let kind = match spec.engine(name)? {
-            // A database has no past either.
-            Engine::Hot(_) | Engine::Database(_) => StandInKind::Hot,
+            // Other systems have no past either.
+            Engine::Hot(_) | Engine::HotElsewhere(_) | Engine::Database(_) => StandInKind::Hot,
             Engine::Relational => StandInKind::Relational,
             Engine::Wide(options) => StandInKind::Wide(options),
         };

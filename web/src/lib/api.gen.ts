@@ -850,13 +850,15 @@ export interface History {
 
 /** What became of the rows of a hot table since the node started. */
 export interface HotRows {
-  /** Bytes of memory that its rows take. */
-  bytes: number;
-  /** Rows that made room for others. */
-  evicted: number;
-  /** Rows whose time to live was over. */
-  expired: number;
+  /** Bytes of memory that its rows take; none if they are elsewhere. */
+  bytes?: number | null;
+  /** Rows that made room for others; none if they are elsewhere. */
+  evicted?: number | null;
+  /** Rows whose time to live was over; none if they are elsewhere. */
+  expired?: number | null;
   moves?: RowMoves | null;
+  /** Where its rows are, if not in the node's memory: the connection, and what their keys begin with. */
+  place?: string | null;
 }
 
 /** An id as text or number. */
@@ -1732,7 +1734,7 @@ export interface TableView {
   hot?: HotRows | null;
   /** Columns of the key. */
   key: string[];
-  /** `hot` (in memory), `relational` (SQLite, or a table of a database) or `wide` (cells on disk or in HBase). */
+  /** `hot` (in memory, of the node or of Redis), `relational` (SQLite, or a table of a database) or `wide` (cells on disk or in HBase). */
   kind: string;
   /** Its name. */
   name: string;

@@ -211,7 +211,7 @@ export type TableSummary = Fields<Api.TableView, 'name' | 'kind' | 'key'> & {
   families?: string[];
   /** What became of the rows of a hot table. */
   hot?:
-    | (Fields<Api.HotRows, 'bytes' | 'expired' | 'evicted'> & {
+    | (Fields<Api.HotRows, 'place' | 'bytes' | 'expired' | 'evicted'> & {
         moves:
           | (Fields<Api.RowMoves, 'to' | 'moved' | 'rejected' | 'lag_s'> & { error?: ApiProblem | null })
           | null;

@@ -672,9 +672,10 @@ function table(v: Raw): TableSummary {
 }
 
 const hotRows = (v: Raw): TableSummary['hot'] => ({
-  bytes: num(v.bytes),
-  expired: num(v.expired),
-  evicted: num(v.evicted),
+  place: shown(v.place),
+  bytes: isNumber(v.bytes) ? num(v.bytes) : null,
+  expired: isNumber(v.expired) ? num(v.expired) : null,
+  evicted: isNumber(v.evicted) ? num(v.evicted) : null,
   moves: isObject(v.moves)
     ? {
         to: str(v.moves.to),

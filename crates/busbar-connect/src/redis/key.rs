@@ -8,6 +8,8 @@ use busbar_catalog::{Template, TemplatePart};
 #[derive(Clone, Debug)]
 pub struct RedisKey {
     parts: Vec<RedisKeyPart>,
+    /// Whether colons in values are escaped, so that different values make different keys.
+    is_escaped: bool,
 }
 
 /// A part of a key.
@@ -29,6 +31,21 @@ impl RedisKey {
         };
         RedisKey {
             parts: template.parts().iter().map(part).collect(),
+            is_escaped: false,
+        }
+    }
+
+    /// The keys of a table's rows: a text and the columns of the table's key, with a colon before each. In values `%` and `:`
+    /// are written as `%25` and `%3A`.
+    pub fn of_table<'a>(prefix: &str, columns: impl Iterator<Item = &'a str>) -> RedisKey {
+        let mut parts = vec![RedisKeyPart::Literal(prefix.as_bytes().to_vec())];
+        for column in columns {
+            parts.push(RedisKeyPart::Literal(b":".to_vec()));
+            parts.push(RedisKeyPart::Column(column.to_owned()));
+        }
+        RedisKey {
+            parts,
+            is_escaped: true,
         }
     }
 
@@ -85,6 +102,7 @@ impl RedisKey {
             match part {
                 RedisKeyPart::Literal(text) => key.extend_from_slice(text),
                 RedisKeyPart::Column(name) => match values.next().flatten() {
+                    Some(value) if self.is_escaped => escape(&value, &mut key),
                     Some(value) => key.extend_from_slice(&value),
                     None => return Err(name),
                 },
@@ -117,6 +135,16 @@ impl RedisKey {
     }
 }
 
+fn escape(value: &[u8], key: &mut Vec<u8>) {
+    for byte in value {
+        match byte {
+            b'%' => key.extend_from_slice(b"%25"),
+            b':' => key.extend_from_slice(b"%3A"),
+            _ => key.push(*byte),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,5 +167,18 @@ mod tests {
         assert_eq!(site.of([None].into_iter()), Err("site"));
         assert_eq!(key("p[${id}]").pattern(), "p\\[*\\]");
         assert!(key("${a}${b}").is_ambiguous() && !site.is_ambiguous());
+    }
+
+    #[test]
+    fn rows_of_a_table_have_different_keys() {
+        let table = RedisKey::of_table("plant:runs", ["a", "b"].into_iter());
+        let made = |a: &'static str, b: &'static str| {
+            let texts = [a, b].map(|text| Some(Cow::Borrowed(text.as_bytes())));
+            String::from_utf8(table.of(texts.into_iter()).unwrap()).unwrap()
+        };
+        assert_eq!(made("x", "1"), "plant:runs:x:1");
+        assert_eq!(made("a:b", "c%"), "plant:runs:a%3Ab:c%25");
+        assert_ne!(made("a:b", "c"), made("a", "b:c"));
+        assert_ne!(made("a%3A", "c"), made("a:", "c"));
     }
 }

@@ -42,3 +42,14 @@ pub const SCANNED_KEYS_MAX: usize = 5_000_000;
 pub const TABLES_MAX: usize = 256;
 /// Bits of a position for the number of an entry within its millisecond; the rest is for the millisecond.
 pub const SEQUENCE_BITS: u32 = 22;
+/// Rows of a hot table that are moved to another table at a time.
+pub const DUE_ROWS_MAX: usize = 1_024;
+/// Bytes of rows after which no further row is moved at a time.
+pub const DUE_BYTES_MAX: usize = 4 << 20;
+/// Keys that one command of an index names.
+pub const INDEX_KEYS_MAX: usize = 1_000;
+/// How long the keys of rows that have expired stay in the index of their table: the clocks of the node and the server may differ
+/// by so much.
+pub const INDEX_SLACK: Duration = Duration::from_secs(60);
+/// How often something is tried again that another session has disturbed.
+pub const DISTURBED_MAX: usize = 16;

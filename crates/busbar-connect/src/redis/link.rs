@@ -228,12 +228,7 @@ impl RedisLink {
     /// # Errors
     /// As [`RedisLink::reply`]. A command that the server refuses is an answer.
     pub async fn run(&mut self, commands: &Commands) -> Result<Vec<Reply>, Error> {
-        self.send(commands);
-        let mut replies = Vec::with_capacity(commands.count());
-        while replies.len() < commands.count() {
-            replies.push(self.reply().await?);
-        }
-        Ok(replies)
+        self.run_after(0, commands).await
     }
 
     /// The same, with the bytes of all their values.
@@ -249,6 +244,24 @@ impl RedisLink {
             replies.push(reply);
         }
         Ok((replies, bytes))
+    }
+
+    /// Runs commands behind so many that were sent before; the answers to all of them.
+    ///
+    /// # Errors
+    /// As [`RedisLink::reply`].
+    pub async fn run_after(
+        &mut self,
+        before: usize,
+        commands: &Commands,
+    ) -> Result<Vec<Reply>, Error> {
+        self.send(commands);
+        let all = before + commands.count();
+        let mut replies = Vec::with_capacity(all);
+        while replies.len() < all {
+            replies.push(self.reply().await?);
+        }
+        Ok(replies)
     }
 
     /// Ends the session in good order.

@@ -1,5 +1,5 @@
 //! `redis`: a Redis server, or one that speaks its protocol, such as Valkey. Rows are written under keys; entries of streams
-//! are read, and hashes are looked up.
+//! are read, hashes are looked up, and hot tables are kept there.
 //!
 //! ```yaml
 //! redis:
@@ -9,6 +9,9 @@
 //! ```
 
 mod failure;
+mod hot;
+mod hot_due;
+mod hot_index;
 mod key;
 mod limits;
 mod link;
@@ -25,8 +28,8 @@ use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Template};
 use busbar_connector::limits::{POOL_SESSIONS, POOL_SESSIONS_MAX};
 use busbar_connector::{
-    ColumnSpec, Connector, Guarantee, KeyedStore, LiteralSecret, Roles, ServiceContext, Sink,
-    SinkContext, Source, SourceContext, Survey, Work,
+    ColumnSpec, Connector, Guarantee, HotDatabase, KeyedStore, LiteralSecret, Roles,
+    ServiceContext, Sink, SinkContext, Source, SourceContext, Survey, Work,
 };
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
@@ -37,6 +40,7 @@ use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
 use crate::{lacks_sink, lacks_source};
+use hot::RedisHot;
 use key::RedisKey;
 use link::RedisServer;
 use sink::RedisSink;
@@ -58,6 +62,9 @@ pub struct Redis {
 ///
 /// As a source: each entry of a stream once; how far it has been read is kept here. Entries that the server dropped before
 /// they were read are an error that is shown.
+///
+/// Hot tables whose file names the connection are kept there, each write exactly once, as by the sink; that needs neither `read`
+/// nor `write` nor `tables`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
@@ -296,8 +303,8 @@ impl Redis {
             }
         }
         match (&options.read, &options.write) {
-            (None, None) if !options.tables.is_empty() => {}
-            (None, None) | (Some(_), Some(_)) => return Err(refuse("write", "redis.no-role")),
+            (None, None) => {}
+            (Some(_), Some(_)) => return Err(refuse("write", "redis.two-roles")),
             (Some(read), None) => {
                 let count = read.streams.len();
                 let mut names: Vec<_> = read.streams.iter().collect();
@@ -388,6 +395,23 @@ impl Connector for Redis {
             let (name, tables) = (&context.name, &options.tables);
             let store = RedisStore::new(name, server, options.sessions, tables)?;
             Ok(Arc::new(store) as Arc<dyn KeyedStore>)
+        })
+    }
+
+    fn keeps_hot(&self) -> bool {
+        true
+    }
+
+    fn hot<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn HotDatabase>, Error>> {
+        Box::pin(async move {
+            let options = self.options(spec)?;
+            let server = self.server(&options, &context.project_dir)?;
+            let hot = RedisHot::new(context.name, server, options.sessions)?;
+            Ok(Arc::new(hot) as Arc<dyn HotDatabase>)
         })
     }
 

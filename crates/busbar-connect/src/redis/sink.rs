@@ -1,15 +1,19 @@
 //! Writes rows under keys of their own, each delivery in one `MULTI` … `EXEC` together with the producer's position.
+//!
+//! Rows of a hot table have an index besides, a sorted set of their keys: see [`super::hot_index`].
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
-use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
+use busbar_connector::{Delivery, HotLayout, Sink, SinkContext, Work, Written};
 use busbar_event::{Class, Error};
 
 use super::failure::told;
+use super::hot_index::{HOT_RIGHTS, HotIndex, hot_key, hot_keys};
 use super::key::RedisKey;
 use super::limits::SCAN_KEYS;
 use super::link::{RedisLink, RedisServer, closed};
@@ -21,9 +25,10 @@ use crate::change::Op;
 /// Writes rows to a server.
 pub struct RedisSink {
     server: RedisServer,
-    /// The connection's name, before the names of producers.
+    /// The connection's name.
     name: Arc<str>,
-    options: WriteOptions,
+    /// Stands before the names of producers.
+    positions: String,
     plan: Plan,
     link: Option<RedisLink>,
     /// The producer whose position the session watches, and that position.
@@ -41,6 +46,10 @@ struct Plan {
     key_places: Vec<usize>,
     /// All keys that there can be, as the server's own pattern.
     pattern: String,
+    /// Keys that the user must have rights for, as rights are written.
+    keys: String,
+    /// Where keys of rows are noted.
+    index: Option<HotIndex>,
     /// Names and places of the columns that are kept.
     columns: Vec<(String, usize)>,
     change: Option<usize>,
@@ -61,6 +70,8 @@ struct Ready {
     rows: Vec<usize>,
     /// The rows that are written, with their keys.
     keys: Vec<(usize, Vec<u8>)>,
+    /// For an index, the keys of all rows in order, and whether each is put.
+    order: Vec<(Vec<u8>, bool)>,
     /// The keys that there are go first.
     truncate: bool,
     rejected: Vec<(usize, Error)>,
@@ -74,30 +85,63 @@ impl RedisSink {
         context: SinkContext,
     ) -> Result<RedisSink, Error> {
         let plan = Plan::new(&options, &context.schema)?;
-        let mut sink = RedisSink {
+        let positions = options.producer.as_deref().unwrap_or(&context.name);
+        let positions = positions.to_owned();
+        RedisSink::open_with(server, context.name, positions, plan).await
+    }
+
+    /// Opens a session for the rows of a hot table with these columns, of which `change` says what is deleted.
+    pub(super) async fn of_table(
+        server: RedisServer,
+        name: Arc<str>,
+        rows: &HotLayout,
+        columns: &SchemaRef,
+        change: Option<&str>,
+    ) -> Result<RedisSink, Error> {
+        let plan = Plan::of_table(rows, columns, change)?;
+        let positions = format!("tables/{}", rows.place.table);
+        RedisSink::open_with(server, name, positions, plan).await
+    }
+
+    async fn open_with(
+        server: RedisServer,
+        name: Arc<str>,
+        positions: String,
+        plan: Plan,
+    ) -> Result<RedisSink, Error> {
+        let link = server.open().await?;
+        Ok(RedisSink {
             server,
-            name: context.name,
-            options,
+            name,
+            positions,
             plan,
-            link: None,
+            link: Some(link),
             watched: None,
             last: None,
-        };
-        sink.link = Some(sink.server.open().await?);
-        Ok(sink)
+        })
     }
 
     /// The key that holds a producer's position.
     fn position_key(&self, producer: &str) -> String {
-        let name = self.options.producer.as_deref().unwrap_or(&self.name);
-        format!("busbar:position:{name}/{producer}")
+        format!("busbar:position:{}/{producer}", self.positions)
     }
 
     fn refused(&self, said: &str) -> Error {
-        told(
-            said,
-            self.server.doing(&self.plan.pattern, self.plan.rights()),
-        )
+        told(said, self.server.doing(&self.plan.keys, self.plan.rights()))
+    }
+
+    /// A session that watches nothing.
+    async fn unwatched(&mut self) -> Result<RedisLink, Error> {
+        let was_watching = self.watched.take().is_some();
+        let Some(mut link) = self.link.take().filter(RedisLink::rests) else {
+            return self.server.open().await;
+        };
+        if was_watching {
+            let mut commands = Commands::default();
+            commands.add(&[b"UNWATCH"]);
+            link.run(&commands).await?;
+        }
+        Ok(link)
     }
 
     /// A session that watches the producer's position, and that position.
@@ -146,9 +190,13 @@ impl RedisSink {
 
     async fn deliver(&mut self, delivery: &Delivery) -> Result<Written, Error> {
         let ready = self.plan.ready(delivery)?;
+        // Rows of nobody need not be recognised when they come again.
+        let producer = Some(&delivery.producer).filter(|producer| !producer.is_empty());
         loop {
-            let producer = &delivery.producer;
-            let (mut link, known) = self.session(producer).await?;
+            let (mut link, known) = match producer {
+                Some(producer) => self.session(producer).await?,
+                None => (self.unwatched().await?, None),
+            };
             if known.is_some_and(|known| known >= delivery.position) {
                 // Written before; which rows the server refused then is found again.
                 let rejected = self.refused_before(&mut link, &ready).await?;
@@ -162,23 +210,34 @@ impl RedisSink {
             commands.add(&[b"MULTI"]);
             link.send(&commands);
             link.send(&ready.commands);
-            let key = self.position_key(producer);
-            let position = delivery.position.to_string();
             let mut commands = Commands::default();
-            commands.add(&[b"SET", key.as_bytes(), position.as_bytes()]);
+            if let Some(index) = &self.plan.index {
+                index.note(&ready.order, &mut commands);
+            }
+            let noted = commands.count();
+            if let Some(producer) = producer {
+                let (key, position) = (self.position_key(producer), delivery.position.to_string());
+                commands.add(&[b"SET", key.as_bytes(), position.as_bytes()]);
+            }
+            // MULTI, the rows, the index, SET.
+            let queued = 1 + ready.commands.count() + commands.count();
             commands.add(&[b"EXEC"]);
-            // Watched at once, so that the next delivery takes one round trip.
-            watch(&key, &mut commands);
+            if let Some(producer) = producer {
+                // Watched at once, so that the next delivery takes one round trip.
+                watch(&self.position_key(producer), &mut commands);
+            }
             link.send(&commands);
             let mut queueing = None;
-            // MULTI, the rows, SET.
-            for _ in 0..ready.commands.count() + 2 {
+            for _ in 0..queued {
                 if let Reply::Refused(said) = link.reply().await? {
                     queueing.get_or_insert(said);
                 }
             }
             let executed = link.reply().await?;
-            let watching = [link.reply().await?, link.reply().await?];
+            let mut watching = Vec::new();
+            while link.owed() > 0 {
+                watching.push(link.reply().await?);
+            }
             if let Some(said) = queueing {
                 link.close().await;
                 return Err(self.refused(&said));
@@ -192,7 +251,16 @@ impl RedisSink {
                 }
                 Reply::List(results) => {
                     let position = self.watched_position(&watching)?;
-                    self.last = Some((Arc::clone(producer), delivery.position));
+                    let of_index = results.iter().skip(ready.rows.len()).take(noted);
+                    for result in of_index {
+                        if let Reply::Refused(said) = result {
+                            return Err(self.refused(said));
+                        }
+                    }
+                    self.forget_refused(&mut link, &ready, &results).await?;
+                    if let Some(producer) = producer {
+                        self.last = Some((Arc::clone(producer), delivery.position));
+                    }
                     self.keep(link, producer, position);
                     return Ok(Written::of(self.rejected(ready, &results)));
                 }
@@ -205,9 +273,32 @@ impl RedisSink {
         }
     }
 
-    fn keep(&mut self, link: RedisLink, producer: &Arc<str>, position: Option<u64>) {
+    /// Takes rows that the server refused out of the index: their keys hold something else.
+    async fn forget_refused(
+        &self,
+        link: &mut RedisLink,
+        ready: &Ready,
+        results: &[Reply],
+    ) -> Result<(), Error> {
+        let Some(index) = &self.plan.index else {
+            return Ok(());
+        };
+        let refused = results.iter().zip(&ready.rows);
+        let refused = refused.filter(|(result, _)| matches!(result, Reply::Refused(_)));
+        let refused: HashSet<usize> = refused.map(|(_, row)| *row).collect();
+        let keys = ready.keys.iter().filter(|(row, _)| refused.contains(row));
+        let keys: Vec<(Vec<u8>, bool)> = keys.map(|(_, key)| (key.clone(), false)).collect();
+        let mut commands = Commands::default();
+        index.note(&keys, &mut commands);
+        if !keys.is_empty() {
+            link.run(&commands).await?;
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, link: RedisLink, producer: Option<&Arc<str>>, position: Option<u64>) {
         self.link = Some(link);
-        self.watched = Some((Arc::clone(producer), position));
+        self.watched = producer.map(|producer| (Arc::clone(producer), position));
     }
 
     /// The rows that were refused: here, and by the server, which goes on behind a command that it refuses.
@@ -336,6 +427,8 @@ impl Plan {
         Ok(Plan {
             kind: options.kind,
             pattern: key.pattern(),
+            keys: key.pattern(),
+            index: None,
             key,
             key_places,
             columns: columns.collect(),
@@ -347,9 +440,42 @@ impl Plan {
         })
     }
 
+    fn of_table(rows: &HotLayout, schema: &SchemaRef, change: Option<&str>) -> Result<Plan, Error> {
+        let place = |name: &str| {
+            schema.index_of(name).map_err(|_| {
+                Error::new(Class::Configuration, "table.key-missing")
+                    .with("table", &rows.place.table)
+                    .with("column", name)
+            })
+        };
+        let key = hot_key(rows);
+        let key_places = rows.key.iter().map(|name| place(name));
+        let change = change.map(place).transpose()?;
+        let columns = schema.fields().iter().enumerate();
+        let columns = columns
+            .filter(|(at, _)| Some(*at) != change)
+            .map(|(at, field)| (field.name().clone(), at));
+        let ttl = rows.place.ttl.filter(|_| !rows.place.moves);
+        Ok(Plan {
+            kind: Kind::Hash,
+            key_places: key_places.collect::<Result<_, Error>>()?,
+            pattern: key.pattern(),
+            keys: hot_keys(&rows.place),
+            index: Some(HotIndex::of(rows)),
+            key,
+            columns: columns.collect(),
+            change,
+            unchanged: None,
+            ttl_millis: ttl.and_then(|ttl| u64::try_from(ttl.as_millis()).ok()),
+            max: None,
+            delete: false,
+        })
+    }
+
     /// The commands that writing takes, as rights are written.
     fn rights(&self) -> &'static str {
         match self.kind {
+            Kind::Hash if self.index.is_some() => HOT_RIGHTS,
             Kind::Hash => "+hset +hdel +del +unlink +pexpire +scan +type",
             Kind::Value => "+set +del +unlink +scan +type",
             Kind::Set => "+sadd +srem +unlink +pexpire +scan +type",
@@ -416,6 +542,9 @@ impl Plan {
                     continue;
                 }
             };
+            if self.index.is_some() {
+                ready.order.push((key.clone(), op != Op::Delete));
+            }
             let before = ready.commands.count();
             let kept = text(&unchanged, row).map(|text| crate::change::kept(&text));
             let kept = kept.unwrap_or_default();
@@ -541,7 +670,7 @@ impl Sink for RedisSink {
         Box::pin(async move {
             let producer = Arc::from(producer);
             let (link, position) = self.session(&producer).await?;
-            self.keep(link, &producer, position);
+            self.keep(link, Some(&producer), position);
             Ok(position)
         })
     }

@@ -20,24 +20,41 @@ use super::wire::{Commands, Reply};
 use crate::cells::TextCells;
 
 /// The rows of a server that a connection's file names.
+#[derive(Clone)]
 pub struct RedisStore {
-    server: Arc<RedisServer>,
-    pool: Arc<SessionPool<RedisLink>>,
+    pub(super) server: Arc<RedisServer>,
+    pub(super) pool: Arc<SessionPool<RedisLink>>,
     tables: BTreeMap<String, Arc<HashRows>>,
 }
 
 /// Hashes whose keys are made alike.
-struct HashRows {
-    key: RedisKey,
-    schema: SchemaRef,
+pub struct HashRows {
+    pub key: RedisKey,
+    pub schema: SchemaRef,
     /// For each column its place in the key; none for a field of the hash.
-    places: Vec<Option<usize>>,
+    pub places: Vec<Option<usize>>,
+    /// How all rows are found.
+    pub names: RowNames,
+    /// Keys and commands that reading takes, as rights are written.
+    pub rights: (String, &'static str),
+}
+
+/// How the keys of all rows are found.
+pub enum RowNames {
+    /// Keys of the server that are like this.
+    Like(String),
+    /// The members of a sorted set.
+    Members(Vec<u8>),
 }
 
 /// The texts of a row's fields, in the order of the columns that were asked for.
-type Texts = Vec<Option<Bytes>>;
+pub type Texts = Vec<Option<Bytes>>;
 
 impl HashRows {
+    fn is_indexed(&self) -> bool {
+        matches!(self.names, RowNames::Members(_))
+    }
+
     /// Adds a row: fields as they were answered, and the columns of its key.
     fn push(
         &self,
@@ -68,6 +85,8 @@ impl RedisStore {
             let columns = options.columns.iter();
             let rows = HashRows {
                 places: columns.clone().map(|one| place(&one.name)).collect(),
+                names: RowNames::Like(key.pattern()),
+                rights: (key.pattern(), "+hmget +hlen +exists +scan"),
                 schema: Arc::new(Schema::new(
                     columns
                         .map(|one| one.kind.field(&one.name))
@@ -91,14 +110,13 @@ impl RedisStore {
     }
 
     fn refused(&self, rows: &HashRows, said: &str) -> Error {
-        let keys = rows.key.pattern();
-        let doing = self.server.doing(&keys, "+hmget +hlen +exists +scan");
-        told(said, doing)
+        let (keys, rights) = &rows.rights;
+        told(said, self.server.doing(keys, rights))
     }
 
     /// Answers to commands that change nothing, and the bytes of their values. A session that was lost while it was not used
     /// is replaced by a new one.
-    async fn ask(&self, commands: &Commands) -> Result<(Vec<Reply>, usize), Error> {
+    pub(super) async fn ask(&self, commands: &Commands) -> Result<(Vec<Reply>, usize), Error> {
         loop {
             let mut session = self.pool.take(|| self.server.open()).await?;
             match session.session.run_sized(commands).await {
@@ -162,6 +180,8 @@ impl RedisStore {
                     }
                     Some(texts)
                 }
+                // Somebody has put something else in the place of a row.
+                Reply::Refused(said) if rows.is_indexed() && said.starts_with("WRONGTYPE") => None,
                 Reply::Refused(said) => return Err(self.refused(rows, &said)),
                 Reply::Null | Reply::Value(_) => return Err(closed(&self.server.address)),
             });
@@ -183,7 +203,7 @@ impl RedisStore {
         Ok((found, bytes))
     }
 
-    async fn find_rows(
+    pub(super) async fn find_rows(
         &self,
         rows: &HashRows,
         keys: &[ArrayRef],
@@ -232,6 +252,27 @@ impl RedisStore {
     }
 }
 
+impl RedisStore {
+    /// All rows, one key after another.
+    pub(super) fn scan_rows<'a>(
+        &'a self,
+        rows: Arc<HashRows>,
+        columns: &'a [usize],
+    ) -> Result<RedisScan<'a>, Error> {
+        let schema = rows.schema.project(columns).map_err(of_arrow)?;
+        Ok(RedisScan {
+            store: self,
+            columns,
+            made: TextColumns::new(Arc::new(schema)),
+            rows,
+            cursor: Some("0".to_owned()),
+            seen: HashSet::new(),
+            portion: Portion::default(),
+            waiting: VecDeque::new(),
+        })
+    }
+}
+
 impl KeyedStore for RedisStore {
     fn layout(&self, rows: &str) -> Option<KeyedLayout> {
         let rows = self.tables.get(rows)?;
@@ -257,18 +298,7 @@ impl KeyedStore for RedisStore {
     ) -> Work<'a, Result<Box<dyn SqlRows + 'a>, Error>> {
         Box::pin(async move {
             let rows = Arc::clone(self.rows(rows)?);
-            let schema = rows.schema.project(columns).map_err(of_arrow)?;
-            Ok(Box::new(RedisScan {
-                store: self,
-                columns,
-                made: TextColumns::new(Arc::new(schema)),
-                pattern: rows.key.pattern(),
-                rows,
-                cursor: Some("0".to_owned()),
-                seen: HashSet::new(),
-                portion: Portion::default(),
-                waiting: VecDeque::new(),
-            }) as Box<dyn SqlRows + 'a>)
+            Ok(Box::new(self.scan_rows(rows, columns)?) as Box<dyn SqlRows + 'a>)
         })
     }
 
@@ -278,12 +308,11 @@ impl KeyedStore for RedisStore {
 }
 
 /// The rows of a server, one key after another.
-struct RedisScan<'a> {
+pub struct RedisScan<'a> {
     store: &'a RedisStore,
     rows: Arc<HashRows>,
     columns: &'a [usize],
     made: TextColumns,
-    pattern: String,
     /// Where the server goes on; none at the end.
     cursor: Option<String>,
     /// The server may name a key more than once.
@@ -310,8 +339,12 @@ impl SqlRows for RedisScan<'_> {
                 let (found, bytes) = self.store.fields(&rows, &keys, self.columns).await?;
                 self.portion.after(count, bytes);
                 for (key, texts) in keys.iter().zip(&found) {
+                    let of_key = match rows.names {
+                        RowNames::Like(_) => rows.key.read(key),
+                        RowNames::Members(_) => Some(Vec::new()),
+                    };
                     // It may have gone since it was named.
-                    if let (Some(texts), Some(of_key)) = (texts, rows.key.read(key)) {
+                    if let (Some(texts), Some(of_key)) = (texts, of_key) {
                         rows.push(self.columns, &of_key, texts, &mut self.made)?;
                     }
                 }
@@ -327,26 +360,31 @@ impl RedisScan<'_> {
     /// Asks for more keys.
     async fn name_keys(&mut self, cursor: &str) -> Result<(), Error> {
         let mut commands = Commands::default();
-        let count = SCAN_KEYS.to_string();
-        commands.add(&[
-            b"SCAN",
-            cursor.as_bytes(),
-            b"MATCH",
-            self.pattern.as_bytes(),
-            b"COUNT",
-            count.as_bytes(),
-            b"TYPE",
-            b"hash",
-        ]);
+        let (cursor, count) = (cursor.as_bytes(), SCAN_KEYS.to_string());
+        let count: [&[u8]; 2] = [b"COUNT", count.as_bytes()];
+        let (is_member, each) = match &self.rows.names {
+            RowNames::Like(like) => {
+                let like: [&[u8]; 4] = [b"SCAN", cursor, b"MATCH", like.as_bytes()];
+                let kind: [&[u8]; 2] = [b"TYPE", b"hash"];
+                commands.add(&[&like[..], &count, &kind].concat());
+                (false, 1)
+            }
+            // Members and their scores.
+            RowNames::Members(set) => {
+                let scan: [&[u8]; 3] = [b"ZSCAN", set, cursor];
+                commands.add(&[&scan[..], &count].concat());
+                (true, 2)
+            }
+        };
         let (replies, _) = self.store.ask(&commands).await?;
         let scanned = match replies.first() {
             Some(Reply::List(scanned)) if scanned.len() == 2 => scanned,
             Some(Reply::Refused(said)) => return Err(self.store.refused(&self.rows, said)),
             _ => return Err(closed(&self.store.server.address)),
         };
-        for key in scanned[1].list().unwrap_or_default() {
+        for key in scanned[1].list().unwrap_or_default().iter().step_by(each) {
             if let Reply::Value(key) = key
-                && self.rows.key.read(key).is_some()
+                && (is_member || self.rows.key.read(key).is_some())
                 && self.seen.insert(key.to_vec())
             {
                 self.waiting.push_back(key.to_vec());
@@ -355,7 +393,7 @@ impl RedisScan<'_> {
         if self.seen.len() > SCANNED_KEYS_MAX {
             let error = Error::new(Class::Configuration, "redis.scan-large");
             return Err(error
-                .with("keys", &self.pattern)
+                .with("keys", &self.rows.rights.0)
                 .with("most", SCANNED_KEYS_MAX));
         }
         self.cursor = scanned[0]
@@ -367,7 +405,7 @@ impl RedisScan<'_> {
 }
 
 /// How many keys are asked for at a time: fewer where rows are large.
-struct Portion(usize);
+pub struct Portion(usize);
 
 impl Default for Portion {
     fn default() -> Portion {
@@ -376,12 +414,12 @@ impl Default for Portion {
 }
 
 impl Portion {
-    fn keys(&self) -> usize {
+    pub fn keys(&self) -> usize {
         self.0
     }
 
     /// So many keys were answered with so many bytes.
-    fn after(&mut self, keys: usize, bytes: usize) {
+    pub fn after(&mut self, keys: usize, bytes: usize) {
         let fit = keys.saturating_mul(ENTRIES_BYTES) / bytes.max(1);
         self.0 = fit.min(4 * self.0).clamp(1, FIND_KEYS_MAX);
     }

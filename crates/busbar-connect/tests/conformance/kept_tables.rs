@@ -20,7 +20,7 @@ use crate::servers::{Cut, DatabaseServer, mariadb, postgres};
 use crate::world::{World, project};
 
 #[path = "../../../busbar-table/tests/conformance/changes.rs"]
-mod changes;
+pub mod changes;
 
 const KEYED: &str = "key: [k]\ncolumns: [{ name: k, type: text }, { name: v, type: int }]\n";
 const LOOSE: &str = "key: [k]\n";

@@ -61,6 +61,9 @@ mod postgres_query;
 mod postgres_sink;
 mod postgres_snapshots;
 mod postgres_subject;
+mod redis_hot;
+mod redis_hot_moves;
+mod redis_losing;
 mod redis_sink;
 mod redis_source;
 mod redis_subject;
@@ -154,7 +157,9 @@ fn what_is_wrong_is_refused_where_it_stands() {
             let any = roles.source || roles.sink || roles.service;
             // One whose rows or cells are only looked up has no other part in flows.
             let connector = row.connector();
-            let asked = connector.keeps_rows(&spec(good)) || connector.keeps_cells();
+            let asked = connector.keeps_rows(&spec(good))
+                || connector.keeps_cells()
+                || connector.keeps_hot();
             assert!(any || asked, "{good}");
         }
         let unknown = format!("{}: {{ no_such_option: 1 }}\n", row.kind);

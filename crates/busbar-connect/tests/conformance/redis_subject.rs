@@ -7,6 +7,7 @@ pub fn subject() -> Subject {
     Subject {
         kind: "redis",
         good: vec![
+            "redis: { address: '127.0.0.1:1' }\n",
             "redis: { address: '127.0.0.1:1', write: { key: 'a:${id}' } }\n",
             "redis: { address: '127.0.0.1:1', database: 3, user: u, password: { env: P }, tls: { ca: ca.pem }, timeout: 5s, write: { key: 'a:${id}', as: hash, ttl: 1h, change: c, unchanged: k, producer: n } }\n",
             "redis: { address: '127.0.0.1:1', write: { key: a, as: stream, max: 1000 } }\n",
@@ -36,7 +37,6 @@ pub fn subject() -> Subject {
                 "redis: { address: here, write: { key: 'a:${id}' } }\n",
                 "here",
             ),
-            ("redis: { address: 'a:1' }\n", "write"),
             (
                 "redis: { address: 'a:1', read: { streams: [a] }, write: { key: 'a:${id}' } }\n",
                 "key",

@@ -8,10 +8,9 @@ use busbar_table::wide::{
 };
 use parking_lot::RwLock;
 
-use super::open::{AskedDatabase, until_end};
+use super::open::{AskedDatabase, pieces};
 use super::{Databases, PoolUse};
 use crate::Work;
-use crate::limits::ROWS_AHEAD_MAX;
 
 /// A system that keeps cells. Any number of calls may be under way at a time. What each call does, and its errors, are those of
 /// [`CellStore`].
@@ -128,28 +127,17 @@ impl CellStore for AskedCells {
         read: CellRead,
     ) -> Result<CellRows, Error> {
         let open = self.prepared()?;
-        let (sender, receiver) = tokio::sync::mpsc::channel(ROWS_AHEAD_MAX);
         let (asked, table) = (Arc::clone(&open), table.to_owned());
-        open.handle().spawn(async move {
-            let read_all = async {
-                let cells = asked.cells().await?;
-                let mut rows = cells.scan(&table, from, to, &read).await?;
-                while let Some(some) = rows.next().await? {
-                    if sender.send(Ok(Some(some))).await.is_err() {
-                        break;
-                    }
+        Ok(Box::new(pieces(&open, move |sender| async move {
+            let cells = asked.cells().await?;
+            let mut rows = cells.scan(&table, from, to, &read).await?;
+            while let Some(some) = rows.next().await? {
+                if sender.send(Ok(Some(some))).await.is_err() {
+                    break;
                 }
-                Ok::<(), Error>(())
-            };
-            // Whoever reads may stop before the other side has answered.
-            let ended = tokio::select! {
-                ended = read_all => ended,
-                () = sender.closed() => Ok(()),
-            };
-            let ended = asked.counted(ended);
-            let _ = sender.send(ended.map(|()| None)).await;
-        });
-        Ok(Box::new(until_end(receiver)))
+            }
+            Ok(())
+        })))
     }
 
     fn change(&self, table: &str, rows: Vec<CellMutation>) -> Result<(), Error> {

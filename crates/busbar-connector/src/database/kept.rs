@@ -7,20 +7,23 @@ use std::time::Instant;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use busbar_event::{Class, Error};
+use busbar_log::Clock;
 use busbar_table::wide::CellStore;
 use busbar_table::{
-    Applied, Capabilities, Condition, DatabasePlace, DatabaseTables, Found, Lookup, Rows, Scan,
-    Stats, Table, Write, merge_columns,
+    Applied, Capabilities, Condition, DatabasePlace, DatabaseTables, Found, HotElsewhere, HotPlace,
+    Lookup, Rows, Scan, Stats, Table, Write, merge_columns,
 };
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value as Json;
 
 use super::cells::AskedCells;
-use super::kept_write::KeptWriter;
+use super::kept_hot::KeptHot;
+use super::kept_write::{self, KeptWriter, SinkPlace, SinkTable, key_missing};
 use super::open::AskedDatabase;
 use super::{ColumnType, Databases, RemoteTable, SqlColumn, SqlCompares, SqlDatabase};
 use super::{SqlPart, SqlStatement, SqlTable};
 use crate::limits::ASK_AGAIN;
+use crate::{Sink, Work};
 
 /// A relational table that is kept in a database. The database is asked for its columns when the table is first used.
 pub struct KeptTable {
@@ -49,6 +52,19 @@ pub(super) struct KeptCounters {
     pub deleted: AtomicU64,
     pub rejected: AtomicU64,
     pub duplicates: AtomicU64,
+}
+
+impl KeptCounters {
+    pub(super) fn stats(&self) -> Stats {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Stats {
+            put: count(&self.put),
+            deleted: count(&self.deleted),
+            rejected: count(&self.rejected),
+            duplicates: count(&self.duplicates),
+            ..Stats::default()
+        }
+    }
 }
 
 /// The table as the database has it.
@@ -83,6 +99,18 @@ impl DatabaseTables for Databases {
             writer: Mutex::default(),
             counters: KeptCounters::default(),
         }))
+    }
+
+    fn hot(
+        &self,
+        name: &str,
+        place: &HotPlace,
+        declared: &SchemaRef,
+        key: &[String],
+        clock: Arc<dyn Clock>,
+    ) -> Arc<dyn HotElsewhere> {
+        let databases = self.clone();
+        Arc::new(KeptHot::new(name, place, declared, key, databases, clock))
     }
 
     fn cells(&self, table: &str, connection: &str) -> Arc<dyn CellStore> {
@@ -133,11 +161,6 @@ impl KeptTable {
         let kept = seen.there.is_some().then(|| Arc::clone(&seen));
         *self.settled.write() = kept;
         seen
-    }
-
-    /// Looks at the table anew before it is used again.
-    pub(super) fn forget(&self) {
-        *self.settled.write() = None;
     }
 
     /// The table as it is now.
@@ -294,7 +317,7 @@ impl KeptTable {
             return Ok(Vec::new());
         }
         if let Some(column) = self.key.iter().find(|name| wanted.index_of(name).is_err()) {
-            return Err(self.key_missing(column));
+            return Err(key_missing(&self.name, column));
         }
         if !self.key.is_empty() {
             let key = self.key.iter().map(quoted).collect::<Vec<_>>();
@@ -304,12 +327,6 @@ impl KeptTable {
             "CREATE TABLE IF NOT EXISTS {path} ({})",
             missing.join(", ")
         )])
-    }
-
-    pub(super) fn key_missing(&self, column: &str) -> Error {
-        Error::new(Class::Configuration, "table.key-missing")
-            .with("table", &self.name)
-            .with("column", column)
     }
 
     /// The columns after those of a flow have joined them. The database is not asked to change the type of a column.
@@ -430,7 +447,8 @@ impl Table for KeptTable {
     }
 
     fn write(&self, write: &Write<'_>) -> Result<Applied, Error> {
-        self.put(write)
+        let settled = self.settled()?;
+        kept_write::put(self, &settled.sink_place(), write)
     }
 
     fn scan(&self, scan: &Scan) -> Result<Rows, Error> {
@@ -470,22 +488,57 @@ impl Table for KeptTable {
     fn position(&self, producer: &str) -> Result<Option<u64>, Error> {
         let settled = self.settled()?;
         match settled.there {
-            Some(_) => self.known_position(&settled, producer),
+            Some(_) => kept_write::known_position(self, &settled.sink_place(), producer),
             None => Ok(None),
         }
     }
 
     fn stats(&self) -> Result<Stats, Error> {
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let counters = &self.counters;
         Ok(Stats {
             rows: self.rows()?,
-            put: count(&counters.put),
-            deleted: count(&counters.deleted),
-            rejected: count(&counters.rejected),
-            duplicates: count(&counters.duplicates),
-            ..Stats::default()
+            ..self.counters.stats()
         })
+    }
+}
+
+impl SettledTable {
+    fn sink_place(&self) -> SinkPlace<'_> {
+        SinkPlace {
+            open: &self.open,
+            schema: &self.schema,
+        }
+    }
+}
+
+impl SinkTable for KeptTable {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn key(&self) -> &[String] {
+        &self.key
+    }
+
+    fn writer(&self) -> &Mutex<KeptWriter> {
+        &self.writer
+    }
+
+    fn counters(&self) -> &KeptCounters {
+        &self.counters
+    }
+
+    fn sink(
+        &self,
+        place: &SinkPlace<'_>,
+        changes: bool,
+        schema: SchemaRef,
+    ) -> Work<'static, Result<Box<dyn Sink>, Error>> {
+        let (open, options) = (Arc::clone(place.open), self.write_options(changes));
+        Box::pin(async move { open.sink(options, schema).await })
+    }
+
+    fn forget(&self) {
+        *self.settled.write() = None;
     }
 }
 

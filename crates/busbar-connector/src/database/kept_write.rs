@@ -1,5 +1,5 @@
-//! How rows are written to a table that is kept in a database: through the sink of its connector, which keeps the position of
-//! the producer in the same transaction.
+//! How rows are written to a table that is kept in another system: through a sink of the connector, which keeps the position
+//! of the producer in the same transaction.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,15 +10,46 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use busbar_event::{BatchBuilder, Class, Error};
 use busbar_table::{Applied, Rejected, TypedRows, Write, typed_rows};
+use parking_lot::Mutex;
 use serde_json::json;
 
-use super::kept::{KeptTable, SettledTable};
+use super::kept::{KeptCounters, KeptTable};
 use super::open::AskedDatabase;
 use crate::limits::{TABLE_POSITIONS_MAX, TABLE_SINKS_MAX};
-use crate::{Delivery, Sink, Written};
+use crate::{Delivery, Sink, Work, Written};
 
 /// The column that says what is done with a row. No table has one that begins so.
-const CHANGE: &str = "_busbar_change";
+pub(super) const CHANGE: &str = "_busbar_change";
+
+/// A table whose rows are written by sinks.
+pub(super) trait SinkTable {
+    /// Its name.
+    fn name(&self) -> &str;
+
+    /// Its key.
+    fn key(&self) -> &[String];
+
+    fn writer(&self) -> &Mutex<KeptWriter>;
+
+    fn counters(&self) -> &KeptCounters;
+
+    /// Opens a sink for rows with these columns. With `changes` one of them is [`CHANGE`].
+    fn sink(
+        &self,
+        place: &SinkPlace<'_>,
+        changes: bool,
+        schema: SchemaRef,
+    ) -> Work<'static, Result<Box<dyn Sink>, Error>>;
+
+    /// The table may be another one now.
+    fn forget(&self);
+}
+
+/// Where a table is, and what columns it has there.
+pub(super) struct SinkPlace<'a> {
+    pub open: &'a Arc<AskedDatabase>,
+    pub schema: &'a SchemaRef,
+}
 
 /// What writes to a table.
 #[derive(Default)]
@@ -66,145 +97,146 @@ impl KeptWriter {
     }
 }
 
+/// Writes rows to a table: see [`busbar_table::Table::write`].
+pub(super) fn put(
+    table: &dyn SinkTable,
+    place: &SinkPlace<'_>,
+    write: &Write<'_>,
+) -> Result<Applied, Error> {
+    let at = |name: &String| {
+        let found = place.schema.index_of(name);
+        found.map_err(|_| key_missing(table.name(), name))
+    };
+    let key = table.key().iter().map(at);
+    let key = key.collect::<Result<Vec<usize>, Error>>()?;
+    let mut typed = typed_rows(table.name(), place.schema, &key, write)?;
+    let mut applied = Applied {
+        rejected: std::mem::take(&mut typed.rejected),
+        ..Applied::default()
+    };
+    let (rows, changes) = delivered(place.schema, &typed)?;
+    let mut writer = table.writer().lock();
+    writer.lead_to(place.open);
+    if let Some(at) = write.position {
+        let known = position_of(table, &mut writer, place, &at.producer)?;
+        applied.duplicate = known.is_some_and(|known| known >= at.position);
+    }
+    let position = write.position;
+    let delivery = Delivery {
+        events: BatchBuilder::new().finish(),
+        producer: position.map_or_else(|| "".into(), |at| Arc::clone(&at.producer)),
+        position: position.map_or(0, |at| at.position),
+        first: 0,
+        rows,
+    };
+    let written = deliver(table, &mut writer, place, changes, delivery);
+    if let Some(at) = position {
+        match &written {
+            Ok(_) if applied.duplicate => {}
+            Ok(_) => writer.note(&at.producer, at.position),
+            // It may have been kept all the same.
+            Err(_) => drop(writer.positions.remove(&*at.producer)),
+        }
+    }
+    drop(writer);
+    let written = written.inspect_err(|error| {
+        if error.class() != Class::Transient {
+            table.forget();
+        }
+    })?;
+    if applied.duplicate {
+        // The sink has written nothing, and has named the rows that the database refused before.
+        table.counters().duplicates.fetch_add(1, Ordering::Relaxed);
+        name_refused(write.rows.num_rows(), &mut applied, written);
+        return Ok(applied);
+    }
+    let refused: HashSet<usize> = written.rejected.iter().map(|(row, _)| *row).collect();
+    let kept = (0..typed.rows).filter(|row| !refused.contains(row));
+    let deleted = kept.clone().filter(|row| typed.is_delete(*row)).count();
+    applied.put = kept.count() - deleted;
+    applied.deleted = deleted;
+    applied.overwritten = overwritten(&typed, &key, &refused)?;
+    name_refused(write.rows.num_rows(), &mut applied, written);
+    let counters = table.counters();
+    let counts = [
+        (&counters.put, applied.put),
+        (&counters.deleted, applied.deleted),
+        (&counters.rejected, applied.rejected.len()),
+    ];
+    for (counter, count) in counts {
+        counter.fetch_add(count as u64, Ordering::Relaxed);
+    }
+    Ok(applied)
+}
+
+/// The last position of a producer.
+pub(super) fn known_position(
+    table: &dyn SinkTable,
+    place: &SinkPlace<'_>,
+    producer: &str,
+) -> Result<Option<u64>, Error> {
+    let mut writer = table.writer().lock();
+    writer.lead_to(place.open);
+    // Another process may have written since.
+    writer.positions.remove(producer);
+    position_of(table, &mut writer, place, producer)
+}
+
+fn position_of(
+    table: &dyn SinkTable,
+    writer: &mut KeptWriter,
+    place: &SinkPlace<'_>,
+    producer: &str,
+) -> Result<Option<u64>, Error> {
+    if let Some(known) = writer.positions.get(producer) {
+        return Ok(Some(*known));
+    }
+    let (schema, sink) = match writer.sinks.pop() {
+        Some((schema, sink)) => (schema, Some(sink)),
+        None => (Arc::clone(place.schema), None),
+    };
+    let opened = table.sink(place, false, Arc::clone(&schema));
+    let asked = producer.to_owned();
+    let (sink, position) = place.open.wait(async move {
+        let mut sink = match sink {
+            Some(sink) => sink,
+            None => opened.await?,
+        };
+        let position = sink.position(&asked).await?;
+        Ok((sink, position))
+    })?;
+    writer.give_back(schema, sink);
+    if let Some(position) = position {
+        writer.note(producer, position);
+    }
+    Ok(position)
+}
+
+fn deliver(
+    table: &dyn SinkTable,
+    writer: &mut KeptWriter,
+    place: &SinkPlace<'_>,
+    changes: bool,
+    delivery: Delivery,
+) -> Result<Written, Error> {
+    let schema = delivery.rows.schema();
+    let sink = writer.take(&schema);
+    let opened = table.sink(place, changes, Arc::clone(&schema));
+    let (sink, written) = place.open.wait(async move {
+        let mut sink = match sink {
+            Some(sink) => sink,
+            None => opened.await?,
+        };
+        let written = sink.write(&delivery).await?;
+        Ok((sink, written))
+    })?;
+    writer.give_back(schema, sink);
+    Ok(written)
+}
+
 impl KeptTable {
-    pub(super) fn put(&self, write: &Write<'_>) -> Result<Applied, Error> {
-        let settled = self.settled()?;
-        let place = |name: &String| {
-            let found = settled.schema.index_of(name);
-            found.map_err(|_| self.key_missing(name))
-        };
-        let key = self.key.iter().map(place);
-        let key = key.collect::<Result<Vec<usize>, Error>>()?;
-        let mut typed = typed_rows(&self.name, &settled.schema, &key, write)?;
-        let mut applied = Applied {
-            rejected: std::mem::take(&mut typed.rejected),
-            ..Applied::default()
-        };
-        let (rows, changes) = self.delivered(&settled.schema, &typed)?;
-        let mut writer = self.writer.lock();
-        writer.lead_to(&settled.open);
-        if let Some(at) = write.position {
-            let known = self.position_of(&mut writer, &settled, &at.producer)?;
-            applied.duplicate = known.is_some_and(|known| known >= at.position);
-        }
-        let position = write.position;
-        let delivery = Delivery {
-            events: BatchBuilder::new().finish(),
-            producer: position.map_or_else(|| "".into(), |at| Arc::clone(&at.producer)),
-            position: position.map_or(0, |at| at.position),
-            first: 0,
-            rows,
-        };
-        let written = self.deliver(&mut writer, &settled, changes, delivery);
-        if let Some(at) = position {
-            match &written {
-                Ok(_) if applied.duplicate => {}
-                Ok(_) => writer.note(&at.producer, at.position),
-                // It may have been kept all the same.
-                Err(_) => drop(writer.positions.remove(&*at.producer)),
-            }
-        }
-        drop(writer);
-        let written = written.inspect_err(|error| {
-            // The table may be another one now.
-            if error.class() != Class::Transient {
-                self.forget();
-            }
-        })?;
-        if applied.duplicate {
-            // The sink has written nothing, and has named the rows that the database refused before.
-            self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
-            self.name_refused(write.rows.num_rows(), &mut applied, written);
-            return Ok(applied);
-        }
-        let refused: HashSet<usize> = written.rejected.iter().map(|(row, _)| *row).collect();
-        let kept = (0..typed.rows).filter(|row| !refused.contains(row));
-        let deleted = kept.clone().filter(|row| typed.is_delete(*row)).count();
-        applied.put = kept.count() - deleted;
-        applied.deleted = deleted;
-        applied.overwritten = overwritten(&typed, &key, &refused)?;
-        self.name_refused(write.rows.num_rows(), &mut applied, written);
-        let counters = &self.counters;
-        let counts = [
-            (&counters.put, applied.put),
-            (&counters.deleted, applied.deleted),
-            (&counters.rejected, applied.rejected.len()),
-        ];
-        for (counter, count) in counts {
-            counter.fetch_add(count as u64, Ordering::Relaxed);
-        }
-        Ok(applied)
-    }
-
-    /// The last position of a producer.
-    pub(super) fn known_position(
-        &self,
-        settled: &Arc<SettledTable>,
-        producer: &str,
-    ) -> Result<Option<u64>, Error> {
-        let mut writer = self.writer.lock();
-        writer.lead_to(&settled.open);
-        // Another process may have written since.
-        writer.positions.remove(producer);
-        self.position_of(&mut writer, settled, producer)
-    }
-
-    fn position_of(
-        &self,
-        writer: &mut KeptWriter,
-        settled: &SettledTable,
-        producer: &str,
-    ) -> Result<Option<u64>, Error> {
-        if let Some(known) = writer.positions.get(producer) {
-            return Ok(Some(*known));
-        }
-        let (schema, sink) = match writer.sinks.pop() {
-            Some((schema, sink)) => (schema, Some(sink)),
-            None => (Arc::clone(&settled.schema), None),
-        };
-        let (options, producer) = (self.write_options(false), producer.to_owned());
-        let (open, asked, bound) = (&settled.open, producer.clone(), Arc::clone(&schema));
-        let opening = Arc::clone(open);
-        let (sink, position) = open.wait(async move {
-            let mut sink = match sink {
-                Some(sink) => sink,
-                None => opening.sink(options, bound).await?,
-            };
-            let position = sink.position(&asked).await?;
-            Ok((sink, position))
-        })?;
-        writer.give_back(schema, sink);
-        if let Some(position) = position {
-            writer.note(&producer, position);
-        }
-        Ok(position)
-    }
-
-    fn deliver(
-        &self,
-        writer: &mut KeptWriter,
-        settled: &SettledTable,
-        changes: bool,
-        delivery: Delivery,
-    ) -> Result<Written, Error> {
-        let schema = delivery.rows.schema();
-        let sink = writer.take(&schema);
-        let (options, bound) = (self.write_options(changes), Arc::clone(&schema));
-        let opening = Arc::clone(&settled.open);
-        let (sink, written) = settled.open.wait(async move {
-            let mut sink = match sink {
-                Some(sink) => sink,
-                None => opening.sink(options, bound).await?,
-            };
-            let written = sink.write(&delivery).await?;
-            Ok((sink, written))
-        })?;
-        writer.give_back(schema, sink);
-        Ok(written)
-    }
-
     /// What the connection's `write` option would say.
-    fn write_options(&self, changes: bool) -> serde_json::Value {
+    pub(super) fn write_options(&self, changes: bool) -> serde_json::Value {
         let mode = match self.key.is_empty() {
             true => "insert",
             false => "upsert",
@@ -220,44 +252,46 @@ impl KeptTable {
         }
         options
     }
+}
 
-    /// The rows as a sink takes them, and whether one of their columns says which are deleted.
-    fn delivered(
-        &self,
-        schema: &SchemaRef,
-        typed: &TypedRows,
-    ) -> Result<(RecordBatch, bool), Error> {
-        let rows = typed.to_record(schema)?;
-        if typed.deleted() == 0 {
-            return Ok((rows, false));
-        }
-        let changes = (0..typed.rows).map(|row| match typed.is_delete(row) {
-            true => "delete",
-            false => "upsert",
-        });
-        let changes: ArrayRef = Arc::new(StringArray::from_iter_values(changes));
-        let mut fields: Vec<Arc<Field>> = rows.schema().fields().iter().cloned().collect();
-        fields.push(Arc::new(Field::new(CHANGE, DataType::Utf8, false)));
-        let mut columns = rows.columns().to_vec();
-        columns.push(changes);
-        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns);
-        Ok((rows.map_err(of_arrow)?, true))
+/// The rows as a sink takes them, and whether one of their columns says which are deleted.
+fn delivered(schema: &SchemaRef, typed: &TypedRows) -> Result<(RecordBatch, bool), Error> {
+    let rows = typed.to_record(schema)?;
+    if typed.deleted() == 0 {
+        return Ok((rows, false));
     }
+    let changes = (0..typed.rows).map(|row| match typed.is_delete(row) {
+        true => "delete",
+        false => "upsert",
+    });
+    let changes: ArrayRef = Arc::new(StringArray::from_iter_values(changes));
+    let mut fields: Vec<Arc<Field>> = rows.schema().fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(CHANGE, DataType::Utf8, false)));
+    let mut columns = rows.columns().to_vec();
+    columns.push(changes);
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns);
+    Ok((rows.map_err(of_arrow)?, true))
+}
 
-    /// Adds the rows that the database refuses, by their place in the write.
-    fn name_refused(&self, rows: usize, applied: &mut Applied, written: Written) {
-        if written.rejected.is_empty() {
-            return;
-        }
-        let gone: HashSet<usize> = applied.rejected.iter().map(|one| one.row).collect();
-        let places: Vec<usize> = (0..rows).filter(|row| !gone.contains(row)).collect();
-        for (row, cause) in written.rejected {
-            if let Some(row) = places.get(row).copied() {
-                applied.rejected.push(Rejected { row, cause });
-            }
-        }
-        applied.rejected.sort_by_key(|one| one.row);
+/// Adds the rows that the database refuses, by their place in the write.
+fn name_refused(rows: usize, applied: &mut Applied, written: Written) {
+    if written.rejected.is_empty() {
+        return;
     }
+    let gone: HashSet<usize> = applied.rejected.iter().map(|one| one.row).collect();
+    let places: Vec<usize> = (0..rows).filter(|row| !gone.contains(row)).collect();
+    for (row, cause) in written.rejected {
+        if let Some(row) = places.get(row).copied() {
+            applied.rejected.push(Rejected { row, cause });
+        }
+    }
+    applied.rejected.sort_by_key(|one| one.row);
+}
+
+pub(super) fn key_missing(table: &str, column: &str) -> Error {
+    Error::new(Class::Configuration, "table.key-missing")
+        .with("table", table)
+        .with("column", column)
 }
 
 /// Rows put whose key a later row puts again.

@@ -9,10 +9,9 @@ use arrow::datatypes::{Schema, SchemaRef};
 use busbar_event::{Class, Error};
 use busbar_table::{Applied, Capabilities, Found, Lookup, Rows, Scan, Stats, Table, Write};
 
-use super::open::{AskedDatabase, until_end};
+use super::open::{AskedDatabase, pieces, send_rows};
 use super::{PoolUse, SqlRows};
 use crate::Work;
-use crate::limits::ROWS_AHEAD_MAX;
 
 /// A store that keeps rows under keys and answers no SQL. Any number of calls may be under way at a time.
 pub trait KeyedStore: Send + Sync {
@@ -148,34 +147,16 @@ impl Table for KeyedTable {
         let schema = self.layout.schema.project(&columns);
         let schema = schema.map_err(super::table::of_arrow)?;
         // Without conditions a limit can be followed.
-        let mut left = match scan.limit {
+        let most = match scan.limit {
             Some(limit) if scan.conditions.is_empty() => limit,
             _ => usize::MAX,
         };
-        let (sender, receiver) = tokio::sync::mpsc::channel(ROWS_AHEAD_MAX);
-        let open = Arc::clone(&self.open);
         let (store, name) = (Arc::clone(&self.store), Arc::clone(&self.rows));
-        self.open.handle().spawn(async move {
-            let read = async {
-                let mut rows = store.all(&name, &columns).await?;
-                while let Some(batch) = rows.next().await? {
-                    let enough = batch.num_rows() >= left;
-                    left -= batch.num_rows().min(left);
-                    if sender.send(Ok(Some(batch))).await.is_err() || enough {
-                        break;
-                    }
-                }
-                Ok::<(), Error>(())
-            };
-            // Whoever reads may stop before the store has answered.
-            let ended = tokio::select! {
-                ended = read => ended,
-                () = sender.closed() => Ok(()),
-            };
-            let ended = open.counted(ended);
-            let _ = sender.send(ended.map(|()| None)).await;
+        let batches = pieces(&self.open, move |sender| async move {
+            let rows = store.all(&name, &columns).await?;
+            send_rows(rows, most, sender).await
         });
-        Ok(Rows::new(Arc::new(schema), until_end(receiver)))
+        Ok(Rows::new(Arc::new(schema), batches))
     }
 
     fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error> {

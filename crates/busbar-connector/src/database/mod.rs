@@ -11,11 +11,14 @@
 //! | rows that come as texts | [`TextColumns`] |
 //!
 //! A connector to a store that knows no SQL implements [`KeyedStore`] instead: its rows are found by their keys alone. One to a
-//! system of families, qualifiers and versions implements [`CellDatabase`]: wide tables can be kept there.
+//! system of families, qualifiers and versions implements [`CellDatabase`]: wide tables can be kept there. One to a system that
+//! keeps rows in memory implements [`HotDatabase`]: hot tables can be kept there.
 
 mod cells;
 mod columns;
+mod hot;
 mod kept;
+mod kept_hot;
 mod kept_query;
 mod kept_write;
 mod keyed;
@@ -35,6 +38,7 @@ use crate::Work;
 
 pub use cells::{CellDatabase, CellScanner};
 pub use columns::TextColumns;
+pub use hot::{HotCount, HotDatabase, HotLayout, LeavingRows};
 pub use kept::KeptTable;
 pub use keyed::{KeyedLayout, KeyedStore};
 pub use open::{AskedDatabase, DatabaseStatus, Databases};

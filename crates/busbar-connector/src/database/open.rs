@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arrow::array::RecordBatch;
 use busbar_catalog::{ConnectionOptions, ConnectionSpec};
 use busbar_event::{Class, Error};
 use busbar_log::Clock;
@@ -17,8 +18,8 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OnceCell;
 
 use super::keyed::KeyedTable;
-use super::{CellDatabase, KeyedStore, PoolUse, RemoteTable, SqlDatabase};
-use crate::limits::DATABASE_THREADS;
+use super::{CellDatabase, HotDatabase, KeyedStore, PoolUse, RemoteTable, SqlDatabase, SqlRows};
+use crate::limits::{DATABASE_THREADS, ROWS_AHEAD_MAX};
 use crate::{Connector, Connectors, ServiceContext, Sink, SinkContext};
 
 /// The databases among a project's connections. Cheap to clone.
@@ -46,6 +47,7 @@ pub struct AskedDatabase {
     database: OnceCell<Arc<dyn SqlDatabase>>,
     store: OnceCell<Arc<dyn KeyedStore>>,
     cells: OnceCell<Arc<dyn CellDatabase>>,
+    hot: OnceCell<Arc<dyn HotDatabase>>,
     pub(super) counts: DatabaseCounts,
 }
 
@@ -114,7 +116,8 @@ impl Databases {
         for (name, spec) in connections {
             let connector = self.inner.connectors.get(&spec.kind);
             let is_asked = |known: &&Arc<dyn Connector>| {
-                known.is_database() || known.keeps_cells() || known.keeps_rows(spec)
+                let keeps = known.keeps_cells() || known.keeps_hot() || known.keeps_rows(spec);
+                known.is_database() || keeps
             };
             let Some(connector) = connector.filter(is_asked).filter(|_| spec.enabled) else {
                 continue;
@@ -133,6 +136,7 @@ impl Databases {
                     database: OnceCell::new(),
                     store: OnceCell::new(),
                     cells: OnceCell::new(),
+                    hot: OnceCell::new(),
                     counts: DatabaseCounts::default(),
                 })
             });
@@ -213,18 +217,30 @@ impl AskedDatabase {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let counts = &self.counts;
         DatabaseStatus {
-            pool: match (self.database.get(), self.store.get(), self.cells.get()) {
-                (Some(open), _, _) => open.pool(),
-                (_, Some(open), _) => open.pool(),
-                (_, _, Some(open)) => open.pool(),
-                (None, None, None) => PoolUse::default(),
-            },
+            pool: self.pool(),
             statements: count(&counts.statements),
             failures: count(&counts.failures),
             keys: count(&counts.keys),
             found: count(&counts.found),
             cached: count(&counts.cached),
         }
+    }
+
+    fn pool(&self) -> PoolUse {
+        let pools = [
+            self.database.get().map(|open| open.pool()),
+            self.cells.get().map(|open| open.pool()),
+            self.store.get().map(|open| open.pool()),
+            self.hot.get().map(|open| open.pool()),
+        ];
+        let pools = pools.into_iter().flatten();
+        pools.fold(PoolUse::default(), |all, one| PoolUse {
+            size: all.size + one.size,
+            used: all.used + one.used,
+            idle: all.idle + one.idle,
+            opened: all.opened + one.opened,
+            failed: all.failed + one.failed,
+        })
     }
 
     /// Its other side. Opens no session.
@@ -284,6 +300,15 @@ impl AskedDatabase {
         self.cells.get_or_try_init(open).await.cloned()
     }
 
+    /// Its other side, for one that keeps the rows of hot tables. Opens no session.
+    ///
+    /// # Errors
+    /// As [`AskedDatabase::database`].
+    pub async fn hot(&self) -> Result<Arc<dyn HotDatabase>, Error> {
+        let open = || self.connector.hot(&self.spec, self.context.clone());
+        self.hot.get_or_try_init(open).await.cloned()
+    }
+
     /// Does work with it on the threads of the databases. Dropped, it is given up.
     ///
     /// # Errors
@@ -324,11 +349,6 @@ impl AskedDatabase {
         }
     }
 
-    /// Where work with it is done.
-    pub(super) fn handle(&self) -> &Handle {
-        &self.handle
-    }
-
     pub(super) fn counted<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
         self.counts.statements.fetch_add(1, Ordering::Relaxed);
         if done.is_err() {
@@ -351,9 +371,52 @@ impl fmt::Debug for AskedDatabase {
     }
 }
 
+/// What `read` sends into the channel, read on the threads of the databases while what came before is used.
+pub(super) fn pieces<T: Send + 'static, R, F>(
+    open: &Arc<AskedDatabase>,
+    read: R,
+) -> impl Iterator<Item = Result<T, Error>> + Send + use<T, R, F>
+where
+    R: FnOnce(PieceSender<T>) -> F,
+    F: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    let (sender, receiver) = tokio::sync::mpsc::channel(ROWS_AHEAD_MAX);
+    let (asked, reading) = (Arc::clone(open), read(sender.clone()));
+    open.handle.spawn(async move {
+        // Whoever reads may stop before the other side has answered.
+        let ended = tokio::select! {
+            ended = reading => ended,
+            () = sender.closed() => Ok(()),
+        };
+        let ended = asked.counted(ended);
+        let _ = sender.send(ended.map(|()| None)).await;
+    });
+    until_end(receiver)
+}
+
+/// Sends rows, no more pieces once there are `most` of them.
+pub(super) async fn send_rows(
+    mut rows: Box<dyn SqlRows + '_>,
+    most: usize,
+    sender: PieceSender<RecordBatch>,
+) -> Result<(), Error> {
+    let mut left = most;
+    while let Some(batch) = rows.next().await? {
+        let enough = batch.num_rows() >= left;
+        left -= batch.num_rows().min(left);
+        if sender.send(Ok(Some(batch))).await.is_err() || enough {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Where pieces of an answer go.
+pub(super) type PieceSender<T> = tokio::sync::mpsc::Sender<Result<Option<T>, Error>>;
+
 /// What comes over the channel up to the word that it is the end, `Ok(None)`. Without that word the reading was given up, and
 /// rows are missing: a transient error.
-pub(super) fn until_end<T>(
+fn until_end<T>(
     mut receiver: tokio::sync::mpsc::Receiver<Result<Option<T>, Error>>,
 ) -> impl Iterator<Item = Result<T, Error>> {
     let mut is_over = false;

@@ -15,9 +15,9 @@ use busbar_table::{
     Stats, Table, Write,
 };
 
-use super::open::{AskedDatabase, until_end};
+use super::open::{AskedDatabase, pieces, send_rows};
 use super::{SqlCompares, SqlDatabase, SqlPart, SqlStatement, SqlTable, SqlValue};
-use crate::limits::{LOOKUP_KEYS_MAX, ROWS_AHEAD_MAX};
+use crate::limits::LOOKUP_KEYS_MAX;
 
 /// A table of a database. It is read and never written.
 pub struct RemoteTable {
@@ -316,31 +316,12 @@ impl Table for RemoteTable {
             .columns
             .clone()
             .unwrap_or_else(|| Arc::new(Schema::empty()));
-        let (sender, receiver) = tokio::sync::mpsc::channel(ROWS_AHEAD_MAX);
-        let open = Arc::clone(&self.open);
         let database = Arc::clone(&self.database);
-        self.open.handle().spawn(async move {
-            let read = async {
-                let mut rows = database.run(&statement).await?;
-                while let Some(batch) = rows.next().await? {
-                    if sender.send(Ok(Some(batch))).await.is_err() {
-                        break;
-                    }
-                }
-                Ok::<(), Error>(())
-            };
-            // Whoever reads may stop while the database still computes.
-            let ended = tokio::select! {
-                ended = read => ended,
-                () = sender.closed() => Ok(()),
-            };
-            open.counts.statements.fetch_add(1, Ordering::Relaxed);
-            if ended.is_err() {
-                open.counts.failures.fetch_add(1, Ordering::Relaxed);
-            }
-            let _ = sender.send(ended.map(|()| None)).await;
+        let batches = pieces(&self.open, move |sender| async move {
+            let rows = database.run(&statement).await?;
+            send_rows(rows, usize::MAX, sender).await
         });
-        Ok(Rows::new(schema, until_end(receiver)))
+        Ok(Rows::new(schema, batches))
     }
 
     fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error> {

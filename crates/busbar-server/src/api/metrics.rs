@@ -231,11 +231,14 @@ fn streams(page: &mut Page, app: &App) {
     }
 }
 
-/// Tables in memory only: the rows of others are counted by reading them.
+/// Tables in the memory of the node only: the rows of others are counted by reading them.
 fn hot_tables(page: &mut Page, app: &App) -> Result<(), Error> {
     let names = app.tables.names();
     let hot = names.iter().filter_map(|name| {
         let spec = app.tables.spec(name)?.hot?;
+        if spec.connection.is_some() {
+            return None;
+        }
         Some((name, spec.moves_to.is_some(), app.tables.table(name)?))
     });
     let stats = hot.map(|(name, moves, table)| Ok((name, moves, table.stats()?)));

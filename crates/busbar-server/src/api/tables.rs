@@ -27,7 +27,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 struct TableView {
     /// Its name.
     name: String,
-    /// `hot` (in memory), `relational` (SQLite, or a table of a database) or `wide` (cells on disk or in HBase).
+    /// `hot` (in memory, of the node or of Redis), `relational` (SQLite, or a table of a database) or `wide` (cells on disk or in HBase).
     kind: &'static str,
     /// Rows it has now; none where they cannot be counted.
     rows: Option<u64>,
@@ -49,12 +49,14 @@ struct TableView {
 /// What became of the rows of a hot table since the node started.
 #[derive(Serialize, utoipa::ToSchema)]
 struct HotRows {
-    /// Bytes of memory that its rows take.
-    bytes: u64,
-    /// Rows whose time to live was over.
-    expired: u64,
-    /// Rows that made room for others.
-    evicted: u64,
+    /// Where its rows are, if not in the node's memory: the connection, and what their keys begin with.
+    place: Option<String>,
+    /// Bytes of memory that its rows take; none if they are elsewhere.
+    bytes: Option<u64>,
+    /// Rows whose time to live was over; none if they are elsewhere.
+    expired: Option<u64>,
+    /// Rows that made room for others; none if they are elsewhere.
+    evicted: Option<u64>,
     /// Where rows go whose time to live is over or that make room; absent where they are dropped.
     moves: Option<RowMoves>,
 }
@@ -139,10 +141,15 @@ fn view(app: &App, table: &dyn Table) -> TableView {
 
 fn hot_rows(app: &App, table: &dyn Table, spec: &HotSpec) -> Result<HotRows, Error> {
     let stats = table.stats()?;
+    let place = spec.connection.as_deref().map(|connection| {
+        let prefix = spec.table.as_deref().unwrap_or(table.name());
+        format!("{connection}: {prefix}")
+    });
+    let here = |count: u64| place.is_none().then_some(count);
     Ok(HotRows {
-        bytes: stats.bytes,
-        expired: stats.expired,
-        evicted: stats.evicted,
+        bytes: here(stats.bytes),
+        expired: here(stats.expired),
+        evicted: here(stats.evicted),
         moves: spec.moves_to.clone().map(|to| RowMoves {
             to,
             moved: stats.moved,
@@ -150,5 +157,6 @@ fn hot_rows(app: &App, table: &dyn Table, spec: &HotSpec) -> Result<HotRows, Err
             lag_s: stats.move_lag_us as f64 / 1e6,
             error: app.tables.move_failure(table.name()),
         }),
+        place,
     })
 }

@@ -1,6 +1,7 @@
 //! The hot engine: rows in memory.
 
 mod chunk;
+mod elsewhere;
 mod journal;
 mod mover;
 mod state;
@@ -23,6 +24,7 @@ use crate::spec::{HotOptions, check_key_type};
 use crate::table::{
     Applied, Capabilities, Compare, Constant, Found, Lookup, Rows, Scan, Stats, Table, Write,
 };
+pub use elsewhere::{DueBatch, HotElsewhere, HotTable};
 pub(crate) use journal::from_log;
 use journal::{Entry, Journal};
 pub(crate) use mover::Mover;

@@ -11,7 +11,7 @@ use busbar_event::{Class, Error};
 use parking_lot::Mutex;
 
 use super::journal::Entry;
-use super::{Hot, state::DueRows};
+use super::{DueBatch, Hot, HotTable, state::DueRows};
 use crate::columns::arrow_error;
 use crate::limits::{MOVE_INTERVAL, MOVE_RETRY_MAX};
 use crate::spec::HotOptions;
@@ -22,7 +22,7 @@ use crate::table::{Table, Write};
 /// A row is written to the other table before its deletion is journalled, so it is always in one of the two, for a
 /// moment in both. While the other table fails, rows stay where they are.
 pub(crate) struct Mover {
-    from: Arc<Hot>,
+    from: Arc<dyn HotTable>,
     to: Arc<dyn Table>,
     /// Why rows cannot be moved at the moment.
     failure: Arc<Mutex<Option<Error>>>,
@@ -31,12 +31,12 @@ pub(crate) struct Mover {
 }
 
 impl Mover {
-    pub fn start(from: Arc<Hot>, to: Arc<dyn Table>) -> Result<Self, Error> {
+    pub fn start(from: Arc<dyn HotTable>, to: Arc<dyn Table>) -> Result<Self, Error> {
         let (stop, stopped) = mpsc::channel();
         let failure = Arc::new(Mutex::new(None));
         let run = {
             let (from, to, failure) = (Arc::clone(&from), Arc::clone(&to), Arc::clone(&failure));
-            move || run(&from, &*to, &failure, &stopped)
+            move || run(&*from, &*to, &failure, &stopped)
         };
         let thread = std::thread::Builder::new()
             .name("table-mover".to_owned())
@@ -52,7 +52,7 @@ impl Mover {
     }
 
     /// Whether it moves rows of this table to that one.
-    pub fn joins(&self, from: &Arc<Hot>, to: &Arc<dyn Table>) -> bool {
+    pub fn joins(&self, from: &Arc<dyn HotTable>, to: &Arc<dyn Table>) -> bool {
         Arc::ptr_eq(&self.from, from) && Arc::ptr_eq(&self.to, to)
     }
 
@@ -62,14 +62,19 @@ impl Mover {
     }
 }
 
-fn run(from: &Hot, to: &dyn Table, failure: &Mutex<Option<Error>>, stopped: &mpsc::Receiver<()>) {
+fn run(
+    from: &dyn HotTable,
+    to: &dyn Table,
+    failure: &Mutex<Option<Error>>,
+    stopped: &mpsc::Receiver<()>,
+) {
     let mut wait = MOVE_INTERVAL;
     loop {
         match stopped.recv_timeout(wait) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return,
         }
-        wait = match from.move_due(to) {
+        wait = match move_due(from, to) {
             Ok(taken) => {
                 if failure.lock().take().is_some() {
                     tracing::info!(
@@ -92,13 +97,43 @@ fn run(from: &Hot, to: &dyn Table, failure: &Mutex<Option<Error>>, stopped: &mps
                         table = from.name(),
                         target_table = to.name(),
                         %error,
-                        "rows could not be moved and stay in memory"
+                        "rows could not be moved and stay in their table"
                     );
                 }
                 (wait.max(MOVE_INTERVAL) * 2).min(MOVE_RETRY_MAX)
             }
         };
     }
+}
+
+/// Moves rows that are due, as many as are moved at once; answers with how many were taken.
+fn move_due(from: &dyn HotTable, to: &dyn Table) -> Result<usize, Error> {
+    let Some(due) = from.due()? else {
+        return Ok(0);
+    };
+    let rows = due.rows();
+    to.evolve(rows.schema_ref())?;
+    let written = to.write(&Write {
+        rows,
+        deletes: None,
+        position: None,
+    })?;
+    let count = rows.num_rows();
+    let mut is_rejected = vec![false; count];
+    for rejected in &written.rejected {
+        is_rejected[rejected.row] = true;
+    }
+    if let Some(first) = written.rejected.first() {
+        tracing::warn!(
+            table = from.name(),
+            target_table = to.name(),
+            rows = written.rejected.len(),
+            error = %first.cause,
+            "rows were rejected by the table they are to be moved to and stay in theirs"
+        );
+    }
+    due.leave(&is_rejected)?;
+    Ok(count)
 }
 
 impl Drop for Mover {
@@ -109,6 +144,32 @@ impl Drop for Mover {
         {
             tracing::error!("a thread that moves rows of a table ended by a panic");
         }
+    }
+}
+
+/// Rows of a table in memory that are due.
+struct DueHere<'a> {
+    table: &'a Hot,
+    due: DueRows,
+    rows: RecordBatch,
+}
+
+impl DueBatch for DueHere<'_> {
+    fn rows(&self) -> &RecordBatch {
+        &self.rows
+    }
+
+    fn leave(self: Box<Self>, is_rejected: &[bool]) -> Result<(), Error> {
+        self.table.forget(&self.due, &self.rows, is_rejected)
+    }
+}
+
+impl HotTable for Hot {
+    fn due(&self) -> Result<Option<Box<dyn DueBatch + '_>>, Error> {
+        Ok(self.take_due()?.map(|(due, rows)| {
+            let table = self;
+            Box::new(DueHere { table, due, rows }) as Box<dyn DueBatch>
+        }))
     }
 }
 
@@ -123,34 +184,6 @@ impl Hot {
     pub(crate) fn has_rows_to_move(&self) -> bool {
         let state = self.state.read();
         state.is_moving && state.stats.rows > state.rejected()
-    }
-
-    /// Moves rows that are due, as many as are moved at once; answers with how many were taken.
-    fn move_due(&self, to: &dyn Table) -> Result<usize, Error> {
-        let Some((due, rows)) = self.take_due()? else {
-            return Ok(0);
-        };
-        to.evolve(rows.schema_ref())?;
-        let written = to.write(&Write {
-            rows: &rows,
-            deletes: None,
-            position: None,
-        })?;
-        let mut is_rejected = vec![false; due.slots.len()];
-        for rejected in &written.rejected {
-            is_rejected[rejected.row] = true;
-        }
-        if let Some(first) = written.rejected.first() {
-            tracing::warn!(
-                table = self.name(),
-                target_table = to.name(),
-                rows = written.rejected.len(),
-                error = %first.cause,
-                "rows were rejected by the table they are to be moved to and stay in memory"
-            );
-        }
-        self.forget(&due, &rows, &is_rejected)?;
-        Ok(due.slots.len())
     }
 
     fn take_due(&self) -> Result<Option<(DueRows, RecordBatch)>, Error> {

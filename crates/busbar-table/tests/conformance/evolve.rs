@@ -6,7 +6,8 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Ar
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 use busbar_table::{Scan, Table};
 
-use super::{LOOSE, all, at, batch, each, pairs, rows};
+use super::cases::{LOOSE, all, at, batch, pairs, rows};
+use super::each;
 
 #[test]
 fn columns_that_nobody_declared_widen_without_a_change_of_values() {

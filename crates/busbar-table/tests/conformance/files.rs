@@ -1,6 +1,15 @@
 //! What is asked of tables that are files.
 
-use super::*;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, StringArray};
+use busbar_log::ManualClock;
+use busbar_table::{TableSpec, Tables};
+
+use super::cases::{GROWING, KEYED, all, all_batches, at, batch, pairs, rows};
+use super::{each, open};
 
 #[test]
 fn a_crash_at_any_moment_leaves_whole_writes() {

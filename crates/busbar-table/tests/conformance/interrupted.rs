@@ -9,7 +9,7 @@ use busbar_table::{
     Table, Write,
 };
 
-use crate::changes::{Row, all, rows};
+use super::changes::{Row, all, rows};
 
 /// A table that takes so many writes and no more, as before a crash.
 #[derive(Debug)]

@@ -9,7 +9,8 @@ use arrow::array::{
 use arrow::datatypes::Int64Type;
 use busbar_table::Lookup;
 
-use super::{KEYED, batch, each, rows};
+use super::cases::{KEYED, batch, rows};
+use super::each;
 
 #[test]
 fn keys_are_looked_up_together() {

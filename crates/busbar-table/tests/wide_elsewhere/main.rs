@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use busbar_event::{Class, Error};
-use busbar_log::ManualClock;
+use busbar_log::{Clock, ManualClock};
 use busbar_table::wide::{
     CellFilter, CellRead, CellStore, CellValue, FamilyRead, Increment, RowChange,
 };
 use busbar_table::{
-    Compare, DatabasePlace, DatabaseTables, ProducerPosition, Table, Tables, Wide, Write,
+    Compare, DatabasePlace, DatabaseTables, HotElsewhere, HotPlace, ProducerPosition, Table,
+    Tables, Wide, Write,
 };
 use cases::{PAIRS, SECOND, key, rows, specs, versions, wide_cases};
 use memory::MemoryCells;
@@ -38,6 +39,17 @@ impl DatabaseTables for OneStore {
         _: &[String],
     ) -> Result<Arc<dyn Table>, Error> {
         Err(Error::new(Class::Configuration, "table.no-connection").with("table", name))
+    }
+
+    fn hot(
+        &self,
+        _: &str,
+        _: &HotPlace,
+        _: &SchemaRef,
+        _: &[String],
+        _: Arc<dyn Clock>,
+    ) -> Arc<dyn HotElsewhere> {
+        unreachable!("no table of the suite is a hot one")
     }
 
     fn cells(&self, _: &str, _: &str) -> Arc<dyn CellStore> {
