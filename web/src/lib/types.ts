@@ -205,6 +205,8 @@ export type TableSummary = Fields<Api.TableView, 'name' | 'kind' | 'key'> & {
   rows: number | null;
   error: FlowSummary['error'];
   columns: Field[];
+  /** Its kind, and whether its rows are in another system: `hot_elsewhere`. */
+  tier: string;
   /** As the file says it: `10m`. */
   ttl?: string | null;
   /** Of a wide table: what each family keeps. */

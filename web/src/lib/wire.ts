@@ -666,6 +666,7 @@ function table(v: Raw): TableSummary {
     key: strings(v.key),
     columns: fields(v.columns),
     ttl: shown(object(object(v.spec).hot).ttl),
+    tier: str(v.kind) + (shown(object(object(v.spec)[str(v.kind)]).connection) ? '_elsewhere' : ''),
     families: families(object(object(v.spec).wide)),
     hot: isObject(v.hot) ? hotRows(v.hot) : null,
   };

@@ -320,6 +320,34 @@ test('gateways are listed; a connection has a page, is tested and says what it c
   await accessible(page);
 });
 
+test('a hot table says where its rows are', async ({ page }) => {
+  // What a node says of a table in Redis is tested there.
+  const table = {
+    name: 'running',
+    kind: 'hot',
+    rows: 2,
+    key: ['meter'],
+    columns: [{ name: 'meter', type: 'text' }],
+    hot: {
+      place: 'cache: plant:running',
+      bytes: null,
+      expired: null,
+      evicted: null,
+      moves: { to: 'past', moved: 7, rejected: 0, lag_s: 0, error: null },
+    },
+    spec: { hot: { connection: 'cache', table: 'plant:running', ttl: '2h', moves_to: 'past' } },
+  };
+  await page.route('**/api/v1/tables', (route) => route.fulfill({ json: { tables: [table] } }));
+  await page.route('**/api/v1/tables/running', (route) => route.fulfill({ json: table }));
+  await page.route('**/api/v1/sql', (route) => route.fulfill({ json: { columns: [], rows: [] } }));
+  await open(page, '#/tables');
+  await expect(page.getByRole('row', { name: /running/ })).toContainText('Hot (Redis)');
+  await visit(page, '#/tables/running');
+  await expect(page.locator('[data-place]')).toHaveText('cache: plant:running');
+  await expect(page.locator('main')).not.toContainText('Evicted');
+  await accessible(page);
+});
+
 test('a table is planned to be copied and kept in step, and the files of the plan are written', async ({
   page,
 }) => {

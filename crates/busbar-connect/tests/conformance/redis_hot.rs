@@ -331,6 +331,18 @@ fn a_server_that_may_drop_rows_or_is_full_or_refuses_the_user_is_told_of() {
 }
 
 #[test]
+fn a_cluster_is_refused_as_one() {
+    let server = own_redis(&[("redis.conf", b"cluster-enabled yes\n")]);
+    let bench = Bench::of(&server, "", KEYED, system());
+    let refused = bench.table().apply(&rows(&[("a", 1)]), None);
+    let refused = refused.expect_err("a cluster");
+    assert_eq!(
+        (refused.code(), refused.class()),
+        ("redis.cluster", Class::Configuration)
+    );
+}
+
+#[test]
 fn a_key_of_rows_that_there_are_does_not_change() {
     let bench = Bench::new(LOOSE);
     let table = bench.table();
