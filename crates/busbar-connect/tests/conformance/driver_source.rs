@@ -355,6 +355,12 @@ fn what_is_wrong_is_said() {
             "driver.refused",
             "NO_SUCH",
         ),
+        // No value is too large, and the row is.
+        (
+            "query: { statement: 'select repeat(1, 9000000) as a, repeat(1, 9000000) as b, repeat(1, 9000000) as c, repeat(1, 9000000) as d, repeat(1, 9000000) as e' }",
+            "driver.value-large",
+            "a row, at E",
+        ),
         (
             "query: { statement: 'select 1 as a where ? < 5', position: b, start: '1' }",
             "driver.query-column",

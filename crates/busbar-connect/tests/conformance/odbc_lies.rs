@@ -2,6 +2,7 @@
 //! of them.
 
 use std::path::Path;
+use std::time::Instant;
 
 use busbar_connector::Polled;
 use busbar_event::{Class, Error};
@@ -9,14 +10,16 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::driver_engine::payloads;
+use crate::driver_worker::workers;
 use crate::odbc_worker::make_driver;
 use crate::source_context;
-use crate::world::{PATIENCE, spec};
+use crate::world::{PATIENCE, eventually, spec};
 
 /// A driver with an answer of one row with one column, of which it says one thing that is not so.
 const LIES: &str = r#"
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 typedef short R; typedef void *H; typedef unsigned short W; typedef long L; typedef unsigned long U;
 static char lie[64];
 static int is(const char *name) { return !strcmp(lie, name); }
@@ -43,7 +46,7 @@ R SQLGetInfoW(H h, unsigned short what, H value, short most, short *length) {
     if (length) *length = 0;
     return 0;
 }
-R SQLExecDirectW(H h, W *sql, int n) { fetched = 0; return 0; }
+R SQLExecDirectW(H h, W *sql, int n) { if (sql[0] == 'h') for (;;) sleep(1000); fetched = 0; return 0; }
 R SQLNumResultCols(H h, short *count) { *count = is("columns") ? 32767 : is("row") ? 40 : 1; return 0; }
 R SQLRowCount(H h, L *count) { *count = -1; return 0; }
 R SQLDescribeColW(H h, unsigned short c, W *name, short most, short *chars, short *type, U *size, short *digits, short *nullable) {
@@ -86,6 +89,48 @@ R SQLGetData(H h, unsigned short c, short type, H value, L bytes, L *length) {
 }
 R SQLFreeStmt(H h, unsigned short how) { if (how == 2) { bound = 0; } return 0; }
 "#;
+
+/// A driver that obeys nobody is ended with its process, also where others use the connection.
+#[test]
+fn a_driver_that_hangs_is_ended_although_others_use_the_connection() {
+    let folder = tempfile::tempdir().expect("a folder");
+    make_driver(folder.path(), "lies", LIES);
+    let runtime = Runtime::new().expect("a runtime");
+    let registry = busbar_connect::registry();
+    let connector = registry.get("odbc").expect("registered");
+    let open = |statement: &str| {
+        let text = format!(
+            "odbc: {{ connection: 'Driver=./lies.so', timeout: 1s, query: {{ statement: {statement}, every: 1h }} }}\n"
+        );
+        // A slow machine may take longer for it than a second.
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let context = source_context(folder.path());
+            match runtime.block_on(connector.source(&spec(&text), context)) {
+                Ok(source) => return source,
+                Err(why) => assert!(Instant::now() < until, "{why}"),
+            }
+        }
+    };
+    let other = open("s");
+    let before = workers(folder.path());
+    let mut hanging = open("h");
+    let failed = runtime.block_on(hanging.poll()).map(drop);
+    let failed = failed.expect_err("it hangs");
+    assert_eq!(
+        (failed.code(), failed.class()),
+        ("driver.hangs", Class::Transient),
+        "{failed}"
+    );
+    eventually("its end", || {
+        let there = workers(folder.path());
+        match there.iter().any(|pid| before.contains(pid)) {
+            false => Ok(()),
+            true => Err(format!("{there:?}")),
+        }
+    });
+    drop(other);
+}
 
 /// The rows of a statement, of a driver that tells this lie.
 fn rows(runtime: &Runtime, folder: &Path, lie: &str) -> Result<Vec<Value>, Error> {

@@ -18,6 +18,8 @@ import java.util.concurrent.TimeUnit;
 /** One connection and the thread that uses it. */
 final class JdbcSession {
     private static final long HANG_MILLIS = 20_000;
+    /** Characters of a row as JSON. With a page of rows before it, its bytes are fewer than a frame may have. */
+    private static final int ROW_CHARS_MAX = 36 << 20;
 
     private final ExecutorService thread;
     private Connection connection;
@@ -29,6 +31,8 @@ final class JdbcSession {
     private PreparedStatement reading;
     private ResultSet rows;
     private JdbcValues.Read[] columns;
+    /** Rows that may still come of it. */
+    private long left;
 
     /** The statement that is being executed, for {@link #cancel}. */
     private volatile Statement running;
@@ -171,7 +175,11 @@ final class JdbcSession {
         boolean whole = connection.getMetaData().getDriverName().startsWith("MySQL Connector");
         // The one value with which that driver does not read all rows into memory.
         reading.setFetchSize(whole ? Integer.MIN_VALUE : number(frame, "fetch"));
-        if (frame.get("most") != null) reading.setMaxRows(number(frame, "most"));
+        left = Long.MAX_VALUE;
+        if (frame.get("most") != null) {
+            left = number(frame, "most");
+            reading.setMaxRows((int) left);
+        }
         int at = 0;
         for (Object each : (List<?>) frame.get("parameters")) {
             Map<String, Object> parameter = JdbcWorker.object(each);
@@ -218,12 +226,18 @@ final class JdbcSession {
                 break;
             }
             out.append(count == 0 ? "[" : ",[");
+            int row = out.length();
             for (int at = 0; at < columns.length; at++) {
                 if (at > 0) out.append(',');
                 values.read(rows, at + 1, columns[at], out);
+                if (out.length() - row > ROW_CHARS_MAX)
+                    throw new JdbcFault("large", "configuration", "a row, at " + columns[at].name);
             }
             out.append(']');
+            left--;
         }
+        // Whoever wants no more rows keeps no transaction open.
+        if (left == 0) more = false;
         out.append("],\"more\":").append(more).append('}');
         if (!more) endReading();
     }

@@ -258,6 +258,7 @@ impl OdbcWorker {
         let (environment, target) = (Arc::clone(environment), Arc::clone(target));
         let (node, of_session) = (Arc::clone(node), Arc::clone(&running));
         let thread = Builder::new().stack_size(STACK_BYTES).spawn(move || {
+            let _ends = OdbcEnd;
             let mut session = OdbcSession::new(environment, target, Arc::clone(&of_session));
             for ask in incoming {
                 answer(&mut session, &ask, &of_session, &node);
@@ -268,6 +269,18 @@ impl OdbcWorker {
             running,
             thread: thread.ok()?,
         })
+    }
+}
+
+/// Ends the process with a thread that panics: nobody would answer what its session is asked for.
+struct OdbcEnd;
+
+impl Drop for OdbcEnd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // SAFETY: the process ends without running anything else.
+            unsafe { libc::_exit(101) }
+        }
     }
 }
 

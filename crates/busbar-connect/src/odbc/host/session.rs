@@ -307,6 +307,8 @@ impl OdbcSession {
             count += 1;
             self.left -= 1;
         }
+        // Whoever wants no more rows keeps no transaction open.
+        more &= self.left > 0;
         out.extend_from_slice(b"],\"more\":");
         put(&more, out);
         out.push(b'}');
