@@ -147,6 +147,10 @@ impl RowsCompared {
 
 #[cfg(test)]
 mod tests {
+    use busbar_connector::Resume;
+
+    use super::super::collect::{Collector, Table};
+    use super::super::snapshot::Progress;
     use super::*;
 
     fn count() -> SentRows {
@@ -157,6 +161,49 @@ mod tests {
         count.changed(RowEffect::of("update"));
         count.read(5);
         count
+    }
+
+    /// Whoever asks for the snapshot anew is done with what was wrong with the one before.
+    #[test]
+    fn what_is_wrong_with_a_snapshot_is_an_alarm_until_it_is_begun_anew() {
+        let progress = Progress {
+            compared: Some(RowsCompared {
+                expected: Some(3),
+                counted: Some(2),
+                differs: true,
+            }),
+            missed: true,
+            ..Progress::up_to(None, true)
+        };
+        let mut resume = Resume::default();
+        resume.positions.insert("table:s.t".into(), 7);
+        let note = serde_json::to_vec(&progress).expect("JSON");
+        resume.notes.insert("table:s.t".into(), note);
+        let mut collector = Collector::new(0, resume);
+        let mut table = Table::new("s.t", "t".into(), 0, true, &collector, 0);
+        let alarms = |table: &Table| -> Vec<_> {
+            let alarms = table.alarms("c").into_iter();
+            alarms
+                .map(|alarm| (alarm.code(), alarm.to_string()))
+                .collect()
+        };
+        let [(missed, _), (differs, told)] = &alarms(&table)[..] else {
+            panic!("{:?}", alarms(&table));
+        };
+        assert_eq!(
+            (*missed, *differs),
+            ("connect.changes-missed", "connect.snapshot-differs")
+        );
+        assert!(told.contains('3') && told.contains('2'), "{told}");
+        assert!(Table::ask(std::iter::once(&mut table), "s.other").is_err());
+        Table::ask(std::iter::once(&mut table), "s.t").expect("it is there");
+        assert!(collector.begin_asked(&mut table));
+        assert_eq!(alarms(&table), []);
+        assert!(!table.progress.done && table.progress.asked);
+        // What was asked for is kept before the table is emptied.
+        let batches: Vec<_> = std::iter::from_fn(|| collector.pop()).collect();
+        let rows: Vec<_> = batches.iter().map(|batch| batch.batch.rows()).collect();
+        assert_eq!(rows, [0, 1]);
     }
 
     #[test]
