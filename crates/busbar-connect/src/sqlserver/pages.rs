@@ -220,13 +220,8 @@ impl ChangePages {
             return Ok(None);
         };
         let place = self.place(server, by, row)?;
-        let value = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
         let within = match by {
-            MssqlFollowBy::Cdc => {
-                let command = value(1);
-                let command = std::str::from_utf8(&command).unwrap_or_default();
-                (command.parse().unwrap_or(0), value(2))
-            }
+            MssqlFollowBy::Cdc => within(row),
             MssqlFollowBy::Tracking => MssqlWithin::default(),
         };
         Ok(Some((place, within)))
@@ -280,5 +275,36 @@ impl ChangePages {
             row: own,
             key,
         }))
+    }
+}
+
+/// Where a captured change stands within its transaction.
+fn within(row: &[Option<Bytes>]) -> MssqlWithin {
+    let value = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
+    let command = value(1);
+    let command = std::str::from_utf8(&command).unwrap_or_default();
+    (command.parse().unwrap_or(0), value(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_of_a_transaction_are_in_the_order_of_their_commands() {
+        let row = |command: Option<&'static str>, place: &'static [u8]| {
+            let command = command.map(|command| Bytes::from_static(command.as_bytes()));
+            [None, command, Some(Bytes::from_static(place)), None]
+        };
+        // As numbers, and by the place in the log only within a command, or where servers do not number them.
+        let rows = [
+            row(None, b"\x00\x01"),
+            row(None, b"\x00\x02"),
+            row(Some("2"), b"\x00\x07"),
+            row(Some("2"), b"\x00\x09"),
+            row(Some("10"), b"\x00\x05"),
+        ];
+        let places: Vec<_> = rows.iter().map(|row| within(row)).collect();
+        assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
     }
 }

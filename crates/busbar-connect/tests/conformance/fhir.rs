@@ -348,6 +348,16 @@ fn entries_refused_for_now_come_again() {
         peer.resource("Patient/a").expect("a resource")["language"],
         "last"
     );
+    let there = peer.store.lock().versions.clone();
+    let values = there.iter().filter(|version| version.1 == "Patient/a");
+    let values: Vec<_> = values
+        .map(|version| version.2.as_ref().expect("a resource")["language"].clone())
+        .collect();
+    assert_eq!(
+        values,
+        ["slow", "last"],
+        "what was refused comes before what follows"
+    );
     let others = peer
         .store
         .lock()
