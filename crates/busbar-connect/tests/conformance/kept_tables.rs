@@ -21,8 +21,11 @@ use crate::world::{World, project};
 
 #[path = "../../../busbar-table/tests/conformance/changes.rs"]
 pub mod changes;
+#[path = "../../../busbar-table/tests/conformance/interrupted.rs"]
+mod interrupted;
 
 const KEYED: &str = "key: [k]\ncolumns: [{ name: k, type: text }, { name: v, type: int }]\n";
+const WIDER: &str = "key: [k]\ncolumns: [{ name: k, type: text }, { name: v, type: int }, { name: w, type: text }]\n";
 const LOOSE: &str = "key: [k]\n";
 
 /// A node with a table on a database, and the same table in a file.
@@ -124,8 +127,12 @@ fn put(table: &dyn Table, rows: &RecordBatch, at: Option<u64>) -> Applied {
 
 #[test]
 fn a_stream_of_changes_keeps_a_table_in_step() {
-    const REST: &str = "key: [k]\ncolumns: [{ name: k, type: text }, { name: v, type: int }, { name: w, type: text }]\n";
-    each(REST, |twins| changes::followed(&*twins.there()));
+    each(WIDER, |twins| changes::followed(&*twins.there()));
+}
+
+#[test]
+fn changes_that_end_in_the_middle_are_completed() {
+    each(WIDER, |twins| interrupted::completed(&*twins.there()));
 }
 
 #[test]

@@ -480,14 +480,16 @@ mod tests {
         assert!(cache.load(OF, b"a").is_none(), "it is read already");
         let written = [fragment("a", 2, 10), fragment("b", 3, 10)];
         cache.end_change(OF, &written, 4, &layout, 9);
-        // The picture had it too.
+        cache.end_change(OF, &[fragment("a", 5, 10)], 6, &layout, 9);
+        // The picture had the first of them, too, and not the second.
         let read = [fragment("a", 2, 10), fragment("a", 1, 10)];
         loading.keep(&read, 2, &layout, 9);
-        let Cached::Row(found) = cache.get(OF, b"a", Some(4)) else {
+        let Cached::Row(found) = cache.get(OF, b"a", Some(6)) else {
             panic!("it is kept");
         };
-        assert_eq!(found.len(), 2);
-        assert!(matches!(cache.get(OF, b"a", Some(3)), Cached::Nothing));
+        let all = [5, 2, 1].map(|number| fragment("a", number, 10));
+        assert_eq!(found[..], all);
+        assert!(matches!(cache.get(OF, b"a", Some(5)), Cached::Nothing));
         let loading = cache.load(OF, b"c").unwrap();
         cache.forget(OF, b"c");
         loading.keep(&[fragment("c", 1, 10)], 2, &layout, 9);
