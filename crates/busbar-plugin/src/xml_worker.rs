@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use busbar_event::Error;
 use busbar_event::format::write_json_text;
 use busbar_xml::{
-    DocumentFault, NativeFault, NativeLibraries, StyleSheet, XmlDocument, XmlSchema, document_text,
+    DocumentFault, NativeFault, NativeLibraries, StyleSheet, XmlSchema, document_text,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -109,7 +109,6 @@ pub fn run_xml_worker(kind: &str) -> ExitCode {
     if write_line(ready.as_bytes()).is_err() {
         return ExitCode::FAILURE;
     }
-    let mut tree = XmlDocument::default();
     let mut out = Vec::new();
     loop {
         line.clear();
@@ -122,7 +121,7 @@ pub fn run_xml_worker(kind: &str) -> ExitCode {
         };
         out.clear();
         match (frame.r#type.as_str(), &frame.columns) {
-            ("batch", Some(columns)) => batch(frame.id, columns, &work, &mut tree, &mut out),
+            ("batch", Some(columns)) => batch(frame.id, columns, &work, &mut out),
             ("ping", _) => out.extend_from_slice(br#"{"type":"pong"}"#),
             ("stop", _) => return ExitCode::SUCCESS,
             _ => continue,
@@ -182,19 +181,13 @@ fn write_fault(fault: &NativeFault, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-fn batch(
-    id: u64,
-    columns: &XmlColumns<'_>,
-    work: &XmlWork<'_>,
-    tree: &mut XmlDocument,
-    out: &mut Vec<u8>,
-) {
+fn batch(id: u64, columns: &XmlColumns<'_>, work: &XmlWork<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(format!(r#"{{"type":"result","id":{id},"events":["#).as_bytes());
     for row in 0..columns.topic.len() {
         if row > 0 {
             out.push(b',');
         }
-        match answer(columns, row, work, tree) {
+        match answer(columns, row, work) {
             Ok(XmlAnswer::Same) => out.extend_from_slice(b"true"),
             Ok(XmlAnswer::Document(bytes)) => match std::str::from_utf8(&bytes) {
                 Ok(text) => {
@@ -245,7 +238,6 @@ fn answer(
     columns: &XmlColumns<'_>,
     row: usize,
     work: &XmlWork<'_>,
-    tree: &mut XmlDocument,
 ) -> Result<XmlAnswer, NativeFault> {
     let refused = |fault: DocumentFault| said(&fault.error());
     let bytes;
@@ -265,11 +257,8 @@ fn answer(
             .map_or("", |payload| payload.get())
             .into(),
     };
-    // Document types, depth and size are refused before the library sees them.
-    let read = tree.read(&text).map_err(refused);
     match work {
         XmlWork::Transform(style, settings) => {
-            read?;
             let parameters = style.parameters().iter().filter_map(|name| {
                 let value = parameter(columns, row, settings, name)?;
                 Some((CString::new(name.as_str()).ok()?, CString::new(value).ok()?))
@@ -282,8 +271,7 @@ fn answer(
             Ok(XmlAnswer::Document(result))
         }
         XmlWork::Validate(schema, invalid) => {
-            let faults = read.and_then(|()| schema.validate(&text));
-            let faults = match faults {
+            let faults = match schema.validate(&text) {
                 Ok(faults) if faults.is_empty() => return Ok(XmlAnswer::Same),
                 Ok(faults) => faults,
                 Err(fault) => vec![fault],

@@ -52,6 +52,18 @@ fn main() -> ExitCode {
             a_style_sheet_without_end_is_ended,
         ),
         (
+            "a_style_sheet_that_takes_too_much_memory_is_ended",
+            a_style_sheet_that_takes_too_much_memory_is_ended,
+        ),
+        (
+            "documents_that_the_library_alone_would_take_are_refused",
+            documents_that_the_library_alone_would_take_are_refused,
+        ),
+        (
+            "a_document_that_is_looked_up_is_as_it_was_for_each_event",
+            a_document_that_is_looked_up_is_as_it_was_for_each_event,
+        ),
+        (
             "documents_are_held_against_schemas",
             documents_are_held_against_schemas,
         ),
@@ -352,6 +364,86 @@ fn a_style_sheet_without_end_is_ended() {
     let found = worked(&plugin, &[long.as_bytes(), b"<r/>"], &[]);
     assert_eq!(found, ["lost plugin.timeout", "<ok/>"]);
     assert!(plugin.status().workers[0].deaths >= 2);
+}
+
+fn a_style_sheet_that_takes_too_much_memory_is_ended() {
+    let body = r#"<xsl:template match="/r"><xsl:choose><xsl:when test="@large"><xsl:call-template name="grow"><xsl:with-param name="text" select="'0123456789abcdef'"/><xsl:with-param name="left" select="26"/></xsl:call-template></xsl:when><xsl:otherwise><ok/></xsl:otherwise></xsl:choose></xsl:template>
+        <xsl:template name="grow"><xsl:param name="text"/><xsl:param name="left"/><xsl:choose><xsl:when test="$left = 0"><xsl:value-of select="string-length($text)"/></xsl:when><xsl:otherwise><xsl:call-template name="grow"><xsl:with-param name="text" select="concat($text, $text)"/><xsl:with-param name="left" select="$left - 1"/></xsl:call-template></xsl:otherwise></xsl:choose></xsl:template>"#;
+    let spec = "language: xslt\nmemory: 64MiB";
+    let (plugin, _folder) = start(&package(spec, &[("main.xsl", &styled(body))]))
+        .unwrap_or_else(|error| panic!("{error}"));
+    let found = worked(&plugin, &[b"<r large='1'/>", b"<r/>"], &[]);
+    // Either the library is refused memory and says so, or the worker is ended.
+    assert!(
+        found[0].starts_with("failed ") || found[0].starts_with("lost plugin."),
+        "{found:?}"
+    );
+    assert_eq!(found[1], "<ok/>");
+}
+
+fn documents_that_the_library_alone_would_take_are_refused() {
+    let (plugin, _folder) = style_sheet(
+        r#"<xsl:template match="/"><r><xsl:value-of select="count(//*)"/></r></xsl:template>"#,
+    );
+    let nested = |depth: usize| format!("{}{}", "<a>".repeat(depth), "</a>".repeat(depth));
+    let wide = |count: usize| {
+        let attributes: String = (0..count).map(|at| format!(" a{at}='1'")).collect();
+        format!("<r{attributes}/>")
+    };
+    let refused = [
+        "<a:r/>".to_owned(),
+        "<r a:b='1'/>".to_owned(),
+        "<r>&nope;</r>".to_owned(),
+        "<r>\0</r>".to_owned(),
+        "<!DOCTYPE r><r/>".to_owned(),
+        "<!--\n--><!DOCTYPE r [<!ENTITY a 'b'>]><r>&a;</r>".to_owned(),
+        "<r><a></r>".to_owned(),
+        "<r/><r/>".to_owned(),
+        nested(257),
+        wide(257),
+    ];
+    let taken = [
+        "<r><!-- <!DOCTYPE --></r>".to_owned(),
+        "<?xml version='1.0' encoding='UTF-8'?><r>\u{6c34}</r>".to_owned(),
+        nested(256),
+        wide(256),
+    ];
+    let all: Vec<&[u8]> = refused
+        .iter()
+        .chain(&taken)
+        .map(|text| text.as_bytes())
+        .collect();
+    let found = worked(&plugin, &all, &[]);
+    for (text, found) in refused.iter().zip(&found) {
+        assert!(found.starts_with("failed Line "), "{text}: {found}");
+    }
+    assert_eq!(
+        found[refused.len()..],
+        ["<r>1</r>", "<r>1</r>", "<r>256</r>", "<r>1</r>"]
+    );
+}
+
+fn a_document_that_is_looked_up_is_as_it_was_for_each_event() {
+    let main = styled(
+        r#"<xsl:strip-space elements="codes"/><xsl:key name="code" match="c" use="@n"/>
+        <xsl:template match="/r"><r>
+          <xsl:for-each select="document('codes.xml')"><xsl:value-of select="key('code', '2')"/></xsl:for-each>
+          <xsl:value-of select="concat(',', count(document('codes.xml')/codes/node()), ',', generate-id(document('codes.xml')/codes/c[1]) = generate-id(a))"/>
+          <xsl:value-of select="concat(',', document('more.xml')/more)"/>
+        </r></xsl:template>"#,
+    );
+    let files = [
+        ("main.xsl", main.as_str()),
+        (
+            "codes.xml",
+            "<codes> <c n='1'>男</c> <c n='2'>女</c> </codes>",
+        ),
+        ("more.xml", "<more>x</more>"),
+    ];
+    let (plugin, _folder) =
+        start(&package("language: xslt", &files)).unwrap_or_else(|error| panic!("{error}"));
+    let documents = [&b"<r><a/></r>"[..]; 4];
+    assert_eq!(worked(&plugin, &documents, &[]), ["<r>女,2,false,x</r>"; 4]);
 }
 
 fn documents_are_held_against_schemas() {

@@ -18,3 +18,5 @@ pub const XPATH_DEPTH_MAX: usize = 48;
 pub const XPATH_STEPS_MAX: u64 = 5_000_000;
 /// Longest text that a function of a path makes, in bytes.
 pub const XPATH_TEXT_MAX: usize = 16 << 20;
+/// Most documents of a plug-in's folder that are kept for style sheets that look things up in them; more are read each time.
+pub const LOOKUP_DOCUMENTS_MAX: usize = 64;

@@ -37,6 +37,19 @@ impl XmlDocument {
     }
 }
 
+/// Whether a document, well-formed or not, is within every bound and has no document type, by the number of its marks alone: another
+/// reader may have it first.
+pub(crate) fn is_surely_bounded(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() <= DOCUMENT_BYTES_MAX
+        // Without it the first bytes of UTF-16 and UTF-32 are not there, which a reader may go by.
+        && memchr(0, bytes).is_none()
+        && memmem::find(bytes, b"<!DOCTYPE").is_none()
+        // An element that holds another one has two tags.
+        && memchr_iter(b'<', bytes).count() <= 2 * DOCUMENT_DEPTH_MAX
+        && memchr_iter(b'=', bytes).count() <= ELEMENT_ATTRIBUTES_MAX
+}
+
 /// Adds the nodes of a document to an empty one.
 fn read(document: &mut XmlDocument, text: &str) -> Result<(), DocumentFault> {
     let mut reader = DocumentReader {

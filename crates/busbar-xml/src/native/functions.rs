@@ -7,6 +7,9 @@ use std::ffi::{c_char, c_int, c_void};
 
 /// `XML_PARSE_NOERROR | XML_PARSE_NOWARNING | XML_PARSE_NONET | XML_PARSE_NOCDATA | XML_PARSE_COMPACT`.
 pub(super) const READ_OPTIONS: c_int = 32 | 64 | 2048 | 16384 | 65536;
+/// `XML_PARSE_IGNORE_ENC`: the text is in UTF-8, whatever encoding it declares. To name the encoding instead would have the
+/// library convert UTF-8 into UTF-8.
+pub(super) const IGNORE_ENCODING: c_int = 1 << 21;
 /// `XSLT_SECPREF_WRITE_FILE`, `…_CREATE_DIRECTORY`, `…_READ_NETWORK`, `…_WRITE_NETWORK`.
 pub(super) const FORBIDDEN: [c_int; 4] = [2, 3, 4, 5];
 
@@ -46,11 +49,16 @@ pub(super) struct TransformContext {
 pub(super) type OnError = unsafe extern "C" fn(*mut c_void, *const XmlError);
 type Loader = unsafe extern "C" fn(*const c_char, *const c_char, *mut c_void) -> *mut c_void;
 
+/// Loads a document: its name, a dictionary, options of the parser, who asks, and what for.
+pub(super) type DocumentLoader =
+    unsafe extern "C" fn(*const c_char, *mut c_void, c_int, *mut c_void, c_int) -> *mut c_void;
+
 macro_rules! library {
-    ($(#[$doc:meta])* $library:ident { $($name:ident($($argument:ty),*) $(-> $result:ty)?;)* }) => {
+    ($(#[$doc:meta])* $library:ident { $($name:ident($($argument:ty),*) $(-> $result:ty)?;)* $(@ $variable:ident: $kind:ty;)* }) => {
         $(#[$doc])*
         pub(super) struct $library {
             $(pub $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+            $(pub $variable: *const $kind,)*
         }
 
         impl $library {
@@ -68,7 +76,15 @@ macro_rules! library {
                         std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) $(-> $result)?>($name)
                     };
                 )*
-                Some(Self { $($name),* })
+                $(
+                    let name = concat!(stringify!($variable), "\0");
+                    // SAFETY: as above.
+                    let $variable = unsafe { libc::dlsym(handle, name.as_ptr().cast()) }.cast::<$kind>();
+                    if $variable.is_null() {
+                        return None;
+                    }
+                )*
+                Some(Self { $($name,)* $($variable,)* })
             }
         }
     };
@@ -90,6 +106,7 @@ library! {
         xmlInitParser();
         xmlReadMemory(*const c_char, c_int, *const c_char, *const c_char, c_int) -> *mut c_void;
         xmlFreeDoc(*mut c_void);
+        xmlCopyDoc(*mut c_void, c_int) -> *mut c_void;
         xmlGetLastError() -> *const XmlError;
         xmlResetLastError();
         xmlSetGenericErrorFunc(*mut c_void, *const c_void);
@@ -123,6 +140,8 @@ library! {
         xsltQuoteOneUserParam(*mut TransformContext, *const c_char, *const c_char) -> c_int;
         xsltApplyStylesheetUser(*mut c_void, *mut c_void, *const *const c_char, *const c_char, *mut c_void, *mut TransformContext) -> *mut c_void;
         xsltSaveResultToString(*mut *mut c_char, *mut c_int, *mut c_void, *mut c_void) -> c_int;
+        xsltSetLoaderFunc(DocumentLoader);
+        @ xsltDocDefaultLoader: DocumentLoader;
     }
 }
 

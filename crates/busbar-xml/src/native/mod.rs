@@ -7,7 +7,9 @@
 mod functions;
 mod schema;
 mod style;
+mod tables;
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
@@ -17,6 +19,7 @@ use libmimalloc_sys::{mi_free, mi_malloc, mi_realloc};
 
 use functions::{LibExslt, LibXml, LibXslt};
 
+use crate::read::is_surely_bounded;
 use crate::{DocumentFaultKind, XmlDocument, document_text};
 
 pub use schema::XmlSchema;
@@ -39,6 +42,8 @@ pub struct NativeLibraries {
     xslt: Option<LibXslt>,
     /// Where the libraries write what they have to say.
     said: SaidText,
+    /// The memory of documents that are read before the library reads them.
+    scratch: RefCell<XmlDocument>,
 }
 
 /// A file in memory that the libraries write to.
@@ -97,27 +102,52 @@ impl NativeLibraries {
                     (xslt.xsltSetSecurityPrefs)(preferences, option, forbid);
                 }
                 (xslt.xsltSetDefaultSecurityPrefs)(preferences);
+                tables::keep(xslt, xml.xmlCopyDoc);
                 if let Some(exslt) = open(c"libexslt.so.0").and_then(LibExslt::of) {
                     (exslt.exsltRegisterAll)();
                 }
             }
         }
-        Ok(NativeLibraries { xml, xslt, said })
+        Ok(NativeLibraries {
+            xml,
+            xslt,
+            said,
+            scratch: RefCell::default(),
+        })
     }
 
-    /// Reads a document. Its encoding is UTF-8 whatever it declares, or what it declares where `encoding` is none.
-    fn document(
+    /// Reads a document of an event, which is in UTF-8 whatever it declares. What [`XmlDocument`] refuses is refused, and what the
+    /// library has something to say of is read by [`XmlDocument`] first, which knows the line and the column.
+    fn document(&self, text: &str) -> Result<NativeDocument<'_>, NativeFault> {
+        let checked = || {
+            let read = self.scratch.borrow_mut().read(text);
+            read.map_err(|fault| NativeFault::said(&fault.error().to_string()))
+        };
+        let is_bounded = is_surely_bounded(text);
+        if !is_bounded {
+            checked()?;
+        }
+        let options = functions::READ_OPTIONS | functions::IGNORE_ENCODING;
+        let document = self.parse(text.as_bytes(), c"document", options);
+        if is_bounded && (document.is_err() || self.has_error()) {
+            checked()?;
+        }
+        document
+    }
+
+    /// Reads a file of a plug-in, in the encoding that it declares.
+    fn file(&self, text: &[u8], name: &CStr) -> Result<NativeDocument<'_>, NativeFault> {
+        self.parse(text, name, functions::READ_OPTIONS)
+    }
+
+    fn parse(
         &self,
         text: &[u8],
         name: &CStr,
-        is_utf8: bool,
+        options: c_int,
     ) -> Result<NativeDocument<'_>, NativeFault> {
         let length = c_int::try_from(text.len())
             .map_err(|_| NativeFault::said("the document is too large"))?;
-        let encoding = match is_utf8 {
-            true => c"UTF-8".as_ptr(),
-            false => std::ptr::null(),
-        };
         // SAFETY: the text is valid for the call, with its length; the result is owned by what is returned.
         let document = unsafe {
             (self.xml.xmlResetLastError)();
@@ -125,8 +155,8 @@ impl NativeLibraries {
                 text.as_ptr().cast(),
                 length,
                 name.as_ptr(),
-                encoding,
-                functions::READ_OPTIONS,
+                std::ptr::null(),
+                options,
             )
         };
         match document.is_null() {
@@ -136,6 +166,13 @@ impl NativeLibraries {
             }),
             true => Err(self.last_error()),
         }
+    }
+
+    /// Whether the library has found something to say since it began to read.
+    fn has_error(&self) -> bool {
+        // SAFETY: it answers null or an error, which is only compared.
+        let error = unsafe { (self.xml.xmlGetLastError)() };
+        !error.is_null()
     }
 
     /// What the library says of the last error.

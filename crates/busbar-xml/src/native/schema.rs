@@ -37,7 +37,7 @@ impl<'l> XmlSchema<'l> {
         let text = std::fs::read(file).map_err(|cause| NativeFault::said(&cause.to_string()))?;
         refuse_document_type(file)?;
         // Of a schema that is not well-formed the library only says that there is none.
-        libraries.document(&text, &name, false)?;
+        libraries.file(&text, &name)?;
         let mut faults = NativeFaults {
             xml,
             found: Vec::new(),
@@ -80,9 +80,7 @@ impl<'l> XmlSchema<'l> {
     /// The document cannot be read.
     pub fn validate(&self, document: &str) -> Result<Vec<NativeFault>, NativeFault> {
         let xml = &self.libraries.xml;
-        let document = self
-            .libraries
-            .document(document.as_bytes(), c"document", true)?;
+        let document = self.libraries.document(document)?;
         let mut faults = NativeFaults {
             xml,
             found: Vec::new(),

@@ -38,7 +38,7 @@ impl<'l> StyleSheet<'l> {
         let text = std::fs::read(file).map_err(|cause| refused(&cause.to_string()))?;
         let name = CString::new(file).map_err(|_| refused("the file's name has a zero in it"))?;
         refuse_document_type(file)?;
-        let document = libraries.document(&text, &name, false)?;
+        let document = libraries.file(&text, &name)?;
         take_refused();
         libraries.take_said();
         // The style sheet takes the document over. Where it is refused, both are left to the end of the process, which then
@@ -74,9 +74,7 @@ impl<'l> StyleSheet<'l> {
         document: &str,
         parameters: &[(CString, CString)],
     ) -> Result<(Vec<u8>, String), NativeFault> {
-        let document = self
-            .libraries
-            .document(document.as_bytes(), c"document", true)?;
+        let document = self.libraries.document(document)?;
         take_refused();
         // SAFETY: context, document and result live until they are freed here, the context before what it refers to.
         unsafe {
