@@ -471,4 +471,55 @@ fn a_table_is_copied_and_kept_in_step_by_the_files_of_the_plan() {
     );
     site.same("m:ward", "p:ward", 2);
     assert_eq!(maria("select name from d.ward where id = 1"), "from p");
+    // Several at once: one connection follows them, and each has a flow.
+    maria(
+        "use d; create table bed (id bigint primary key, ward bigint); insert into bed values (1, 1), (2, 1); \
+         create table room (id bigint primary key, name text); insert into room values (1, 'a'); create table keyless (n int)",
+    );
+    let (planned, code) = plan(&["m:bed,room", "p", "--name", "rooms"]);
+    let flows = serde_json::json!(["rooms_bed", "rooms_room"]);
+    assert_eq!((code, &planned["flows"]), (0, &flows), "{planned}");
+    let paths = planned["files"].as_object().expect("files").keys();
+    let sources: Vec<_> = paths
+        .filter(|path| path.ends_with("changes.yaml"))
+        .collect();
+    let expected = [
+        "connections/rooms_changes.yaml",
+        "streams/rooms_bed_changes.yaml",
+        "streams/rooms_room_changes.yaml",
+    ];
+    assert_eq!(sources, expected, "{planned}");
+    apply();
+    site.same("m:bed", "p:bed", 2);
+    site.same("m:room", "p:room", 1);
+    maria(
+        "use d; delete from bed where id = 1; insert into bed values (3, 2); update room set name = 'b'",
+    );
+    site.same("m:bed", "p:bed", 2);
+    site.same("m:room", "p:room", 1);
+    assert_eq!(pg("select name from room"), "b");
+    // All of a schema: what has no key is left out, and what cannot be copied is refused.
+    let (planned, code) = plan(&["m:*", "hot", "--name", "all"]);
+    let codes = |member: &str| {
+        let all = planned[member].as_array().expect("a list").iter();
+        all.map(|one| one["code"].as_str().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(code, 1, "{planned}");
+    assert!(codes("warnings").contains(&"server.copy-left-out".to_owned()));
+    assert!(codes("refusals").contains(&"server.copy-control".to_owned()));
+    for (args, refused) in [
+        (&["m:bed,room", "p:beds"][..], "server.copy-many-to"),
+        (
+            &["m:bed,room", "p", "--both-ways", "--version", "id"],
+            "server.copy-many-both",
+        ),
+    ] {
+        let (planned, code) = plan(args);
+        assert_eq!(
+            (code, planned["refusals"][0]["code"].as_str()),
+            (1, Some(refused)),
+            "{planned}"
+        );
+    }
 }

@@ -336,7 +336,9 @@ export interface CopyPlan {
   exists: boolean;
   /** Texts by path; none where something is refused. */
   files: Record<string, string>;
-  columns: { name: string; from: string; to: string; key: boolean }[];
+  /** The flows that copy, one for each table and direction. */
+  flows: string[];
+  columns: { table: string; name: string; from: string; to: string; key: boolean }[];
   refusals: ApiProblem[];
   warnings: ApiProblem[];
   statements: { connection: string; statement: string; why: ApiProblem }[];

@@ -327,7 +327,9 @@ export function readCopyPlan(answer: unknown): CopyPlan {
     to: str(v.to),
     exists: v.exists === true,
     files: Object.fromEntries(texts.filter((e): e is [string, string] => typeof e[1] === 'string')),
+    flows: strings(v.flows),
     columns: objects(v.columns).map((c) => ({
+      table: str(c.table),
       name: str(c.name),
       from: str(c.from),
       to: str(c.to),

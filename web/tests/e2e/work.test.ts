@@ -373,6 +373,12 @@ test('a table is planned to be copied and kept in step, and the files of the pla
             { name: 'changed', type: 'datetime(6)', key: false },
           ],
         },
+        {
+          schema: 'his',
+          name: 'ward',
+          rows: 2,
+          columns: [{ name: 'id', type: 'bigint(20)', key: true }],
+        },
       ],
     },
   };
@@ -382,13 +388,20 @@ test('a table is planned to be copied and kept in step, and the files of the pla
     from: 'his:his.patient',
     to: 'nis:public.patient',
     exists: false,
+    flows: ['patient', 'patient_back'],
     files: {
       'flows/patient.yaml': 'from: patient_changes\n',
       'streams/patient_changes.yaml': 'topics: patient/changes\n',
     },
     columns: [
-      { name: 'id', from: 'bigint(20)', to: 'bigint', key: true },
-      { name: 'changed', from: 'datetime(6)', to: 'timestamp with time zone', key: false },
+      { table: 'his:his.patient', name: 'id', from: 'bigint(20)', to: 'bigint', key: true },
+      {
+        table: 'his:his.patient',
+        name: 'changed',
+        from: 'datetime(6)',
+        to: 'timestamp with time zone',
+        key: false,
+      },
     ],
     refusals: [],
     warnings: [],
@@ -441,6 +454,14 @@ test('a table is planned to be copied and kept in step, and the files of the pla
   await expect(page.locator('[data-written]')).toBeVisible();
   // The files are added to the project that runs, whatever it is by now.
   expect(asked[2]).toMatchObject({ files: planned.files, add: true });
+  // Several tables go one way, under their own names.
+  await page.locator('[name="table"]').selectOption(['his.patient', 'his.ward']);
+  await expect(page.locator('[name="target"]')).toBeDisabled();
+  await expect(page.getByLabel(/Both ways/)).toBeDisabled();
+  await page.locator('[data-plan]').click();
+  await expect(page.getByRole('columnheader', { name: 'Table', exact: true })).toBeVisible();
+  expect(asked[3]).toMatchObject({ from: 'his:his.patient,his.ward', to: 'nis', both_ways: false });
+  await accessible(page);
 });
 
 test('an instance of an orchestration shows what it waits for, takes a form, and has a history', async ({

@@ -27,12 +27,14 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct CopyTable {
-    /// The table: `CONNECTION:TABLE` or `CONNECTION:SCHEMA.TABLE`.
+    /// The table: `CONNECTION:TABLE` or `CONNECTION:SCHEMA.TABLE`; several as `CONNECTION:A,B`, all of a schema as
+    /// `CONNECTION:SCHEMA.*`, or `CONNECTION:*`.
     from: String,
     /// Where to: the same, or a connection alone for a table of the same name; `hot:NAME`, `relational:NAME`, `wide:NAME` or a
-    /// name alone for a table of the node. A table that is not there is made.
+    /// name alone for a table of the node. A table that is not there is made. For several tables: a connection alone,
+    /// `CONNECTION:SCHEMA.*`, or `hot`, `relational` or `wide` alone.
     to: String,
-    /// What the files are called; by default like the second table.
+    /// What the files are called; by default like the second table. For several tables it stands before the name of each.
     name: Option<String>,
     /// Changes of the second table come back to the first.
     #[serde(default)]
@@ -60,6 +62,8 @@ struct CopyPlanned {
     to: String,
     /// Whether the second table is there already.
     exists: bool,
+    /// The flows that copy, one for each table and direction.
+    flows: Vec<String>,
     /// Paths and texts of the files, to be added to the project. In place of a secret stands `(hidden)`; when they are
     /// applied it is that of the connection which the tables were named by.
     files: BTreeMap<String, String>,
@@ -83,6 +87,8 @@ struct CopyPlanned {
 /// A column of the copy.
 #[derive(Serialize, utoipa::ToSchema)]
 struct CopyColumnView {
+    /// The table that is copied, by connection and full name.
+    table: String,
     /// Its name.
     name: String,
     /// Its type in the first table.
@@ -105,7 +111,7 @@ struct CopyStatement {
     why: Error,
 }
 
-/// Plan the copy of a table to another database that is kept in step.
+/// Plan the copy of one or several tables to another database that is kept in step.
 ///
 /// Tables of PostgreSQL, MySQL and MariaDB, and to tables of the node. Answers with the files of the project that do it: connections that follow and
 /// write, streams and flows, checked together with the project that runs. `POST /api/v1/apply` with `add` writes them.
@@ -132,6 +138,7 @@ async fn copy_table(
     let plan = plan(&app, &asked).await?;
     let diagnostics = checked(&app, &plan, caller.name()).await?;
     let columns = plan.columns.into_iter().map(|column| CopyColumnView {
+        table: column.table,
         name: column.name,
         from: column.from,
         to: column.to,
@@ -147,6 +154,7 @@ async fn copy_table(
         from: plan.from,
         to: plan.to,
         exists: plan.exists,
+        flows: plan.flows,
         files: plan.files,
         secrets: plan.secrets,
         columns: columns.collect(),

@@ -30,6 +30,8 @@ pub(crate) struct CopyWay<'a> {
     pub without: Option<&'a str>,
     pub create: bool,
     pub lossy: bool,
+    /// The name of the copy of several tables whose changes one connection brings.
+    pub shared: Option<&'a str>,
 }
 
 /// Which row stays where both sides have changed it.
@@ -130,7 +132,13 @@ impl CopyWay<'_> {
     pub fn files(&self) -> BTreeMap<String, String> {
         let from = self.from.path();
         let changes = changes_of(self.name);
-        let topic = format!("{}/changes", self.name);
+        let topic = match self.shared {
+            None => format!("{}/changes", self.name),
+            Some(shared) => {
+                let [schema, table] = [&self.from.schema, &self.from.table].map(|name| level(name));
+                format!("{shared}/{schema}/{table}")
+            }
+        };
         let mut follow = json!({ "tables": [from] });
         if let Some(without) = self.without {
             follow["without"] = json!([without]);
@@ -152,15 +160,17 @@ impl CopyWay<'_> {
                 Some((format!("tables/{}.yaml", table.name), self.own_table(table)))
             }
         };
-        let files = BTreeMap::from([
+        let own = self.shared.is_none().then(|| {
             (
                 format!("connections/{changes}.yaml"),
                 format!("{source}topic: {}\n", flow_style(&json!(topic))),
-            ),
+            )
+        });
+        let files = BTreeMap::from([
             (format!("streams/{changes}.yaml"), self.stream(&topic)),
             (format!("flows/{}.yaml", self.name), self.flow()),
         ]);
-        files.into_iter().chain(to).collect()
+        files.into_iter().chain(own).chain(to).collect()
     }
 
     fn key(&self) -> Vec<&str> {
@@ -351,6 +361,22 @@ impl CopyWay<'_> {
             columns.join(", ")
         )
     }
+}
+
+/// The connection that brings the changes of several tables.
+pub(crate) fn followed_by(from: &CopyEnd, name: &str, tables: &Value) -> String {
+    let about = format!("The changes of tables of {}.", from.connection);
+    let text = from.connection(&about, "follow", &json!({ "tables": tables }));
+    let topic = format!("{name}/${{schema}}/${{table}}");
+    format!("{text}topic: {}\n", flow_style(&json!(topic)))
+}
+
+/// A name as one level of a topic, as connections write it.
+fn level(name: &str) -> String {
+    let unfit = |c: char| matches!(c, '/' | '+' | '#') || c.is_control();
+    name.chars()
+        .map(|c| if unfit(c) { '_' } else { c })
+        .collect()
 }
 
 /// A value as YAML on one line. JSON is YAML; plain words need no quotes.

@@ -4,6 +4,7 @@
 mod files;
 mod own;
 mod settings;
+mod several;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,9 +23,9 @@ pub(crate) use settings::NeededStatement;
 /// What is asked for.
 #[derive(Debug)]
 pub(crate) struct CopyRequest {
-    /// `CONNECTION:SCHEMA.TABLE` or `CONNECTION:TABLE`.
+    /// `CONNECTION:SCHEMA.TABLE` or `CONNECTION:TABLE`; several with commas between them, or `*` for all of a schema.
     pub from: String,
-    /// The same; or `CONNECTION` alone for a table of the same name.
+    /// The same; or `CONNECTION` alone for a table of the same name. For several tables `CONNECTION` or `CONNECTION:SCHEMA.*`.
     pub to: String,
     /// What the files are called; by default like the table.
     pub name: Option<String>,
@@ -53,6 +54,8 @@ pub(crate) struct CopyPlan {
     /// The two tables, by connection and full name.
     pub from: String,
     pub to: String,
+    /// The flows that copy.
+    pub flows: Vec<String>,
     /// Paths and texts. In place of a secret stands what is shown of it.
     pub files: BTreeMap<String, String>,
     /// The connection that has the secrets of a file.
@@ -70,6 +73,8 @@ pub(crate) struct CopyPlan {
 /// A column of the copy.
 #[derive(Debug)]
 pub(crate) struct PlannedColumn {
+    /// The table that is copied, by connection and full name.
+    pub table: String,
     pub name: String,
     pub from: String,
     pub to: String,
@@ -85,12 +90,20 @@ fn refusal(code: &'static str) -> Error {
 /// # Errors
 /// A connection or the table to copy that is not there, and what the databases say.
 pub(crate) async fn plan(app: &App, asked: &CopyRequest) -> Result<CopyPlan, Error> {
+    match several::find(app, &asked.from).await? {
+        None => plan_one(app, asked, None).await,
+        Some(tables) => several::plan(app, asked, tables).await,
+    }
+}
+
+/// Plans the copy of one table, whose changes come with those of others where `shared` names them.
+async fn plan_one(app: &App, asked: &CopyRequest, shared: Option<&str>) -> Result<CopyPlan, Error> {
     let (from, source) = find(app, &asked.from, None).await?;
     let Some(source) = source else {
         return Err(refusal("server.compare-no-table").with("table", &asked.from));
     };
     if let Some(table) = own::find(app, &asked.to, &from.table).await? {
-        return own::plan(app, asked, (&from, &source), table).await;
+        return own::plan(app, asked, (&from, &source), table, shared).await;
     }
     let (to, target) = find(app, &asked.to, Some(&from.table)).await?;
     let mut plan = CopyPlan {
@@ -113,7 +126,7 @@ pub(crate) async fn plan(app: &App, asked: &CopyRequest) -> Result<CopyPlan, Err
         &key,
         asked.lossy,
     );
-    plan.columns = shown(&source, &to, target.as_ref(), &columns);
+    plan.columns = shown(&plan.from, &source, &to, target.as_ref(), &columns);
     plan.check_names([&from.schema, &from.table, &to.schema, &to.table], &source);
     let version = plan.version(asked, &from, &source);
     let back_name = format!("{}_back", plan.name);
@@ -141,6 +154,7 @@ pub(crate) async fn plan(app: &App, asked: &CopyRequest) -> Result<CopyPlan, Err
         // In both ways the table is followed, too, and has to be there before the files are.
         create: target.is_none() && !asked.both_ways,
         lossy: asked.lossy,
+        shared,
     };
     plan.add(&forth);
     if let Some(columns) = &ways {
@@ -155,6 +169,7 @@ pub(crate) async fn plan(app: &App, asked: &CopyRequest) -> Result<CopyPlan, Err
             without: Some(&out_of_here),
             create: false,
             lossy: asked.lossy,
+            shared: None,
         });
         if target.is_none() {
             let made = NeededStatement::new(&to, forth.made(&to), "server.copy-why-table");
@@ -362,7 +377,9 @@ impl CopyPlan {
             CopyTo::Database(to) => Some((rows_of(way.name), to)),
             CopyTo::Own(_) => None,
         };
-        let ends = [Some((changes_of(way.name), way.from)), to];
+        self.flows.push(way.name.to_owned());
+        let from = (changes_of(way.name), way.from);
+        let ends = [way.shared.is_none().then_some(from), to];
         for (path, end) in ends.into_iter().flatten() {
             self.secrets
                 .insert(format!("connections/{path}.yaml"), end.connection.clone());
@@ -416,6 +433,7 @@ fn made_columns(database: CopyDatabase, columns: &[CopiedColumn]) -> Vec<Surveye
 
 /// The columns as they are shown: their types here and there.
 fn shown(
+    from: &str,
     source: &SurveyedTable,
     to: &CopyEnd,
     target: Option<&SurveyedTable>,
@@ -426,6 +444,7 @@ fn shown(
         let own = own.find(|own| own.name == column.name);
         let there = target.and_then(|target| column_there(to.database, target, &column.name));
         PlannedColumn {
+            table: from.to_owned(),
             name: column.name.clone(),
             from: own.map(|own| own.kind.clone()).unwrap_or_default(),
             to: there.map_or_else(
@@ -489,27 +508,33 @@ async fn find(
     same: Option<&str>,
 ) -> Result<(CopyEnd, Option<SurveyedTable>), Error> {
     let (connection, table) = named.split_once(':').unwrap_or((named, ""));
+    let mut end = end(app, connection, "")?;
+    let table = match (table.is_empty(), same) {
+        (true, Some(same)) => same,
+        (true, None) => return Err(refusal("server.copy-table").with("text", named)),
+        (false, _) => table,
+    };
+    let own = own_schema(&end);
+    let (schema, table) = table.split_once('.').unwrap_or((&own, table));
+    (end.schema, end.table) = (schema.to_owned(), table.to_owned());
+    let survey = app.runtime.survey(connection, true).await?;
+    let mut tables = survey.tables.into_iter();
+    let found = tables.find(|one| one.schema == end.schema && one.name == end.table);
+    Ok((end, found))
+}
+
+/// A table of a connection, whose schema is not known yet.
+fn end(app: &App, connection: &str, table: &str) -> Result<CopyEnd, Error> {
     let (connector, spec) = app.runtime.connector_of(connection)?;
     let Some(database) = CopyDatabase::of(&spec.kind) else {
         return Err(refusal("server.copy-kind")
             .with("connection", connection)
             .with("kind", &spec.kind));
     };
-    let table = match (table.is_empty(), same) {
-        (true, Some(same)) => same,
-        (true, None) => return Err(refusal("server.copy-table").with("text", named)),
-        (false, _) => table,
-    };
     let mut options = match spec.options.to_json() {
         Value::Object(options) => options,
         _ => Map::new(),
     };
-    let own = match database {
-        CopyDatabase::Postgres => "public",
-        CopyDatabase::MySql => options["database"].as_str().unwrap_or_default(),
-    };
-    let (schema, table) = table.split_once('.').unwrap_or((own, table));
-    let (schema, table) = (schema.to_owned(), table.to_owned());
     for used in ["follow", "query", "write", "sessions"] {
         options.remove(used);
     }
@@ -518,16 +543,24 @@ async fn find(
             options.insert(key.clone(), json!(secret.shown));
         }
     }
-    let survey = app.runtime.survey(connection, true).await?;
-    let mut tables = survey.tables.into_iter();
-    let found = tables.find(|one| one.schema == schema && one.name == table);
-    let end = CopyEnd {
+    Ok(CopyEnd {
         database,
         kind: spec.kind.clone(),
         connection: connection.to_owned(),
         options,
-        schema,
-        table,
-    };
-    Ok((end, found))
+        schema: String::new(),
+        table: table.to_owned(),
+    })
+}
+
+/// The schema of tables that are named without one.
+fn own_schema(end: &CopyEnd) -> String {
+    match end.database {
+        CopyDatabase::Postgres => "public".to_owned(),
+        CopyDatabase::MySql => {
+            let database = end.options.get("database");
+            let database = database.and_then(Value::as_str);
+            database.unwrap_or_default().to_owned()
+        }
+    }
 }

@@ -67,6 +67,7 @@ pub(super) async fn plan(
     asked: &CopyRequest,
     (from, source): (&CopyEnd, &SurveyedTable),
     table: OwnTable,
+    shared: Option<&str>,
 ) -> Result<CopyPlan, Error> {
     let mut plan = CopyPlan {
         name: asked.name.clone().unwrap_or_else(|| table.name.clone()),
@@ -88,6 +89,7 @@ pub(super) async fn plan(
     let columns = plan.kept(from, source, &key, asked.lossy);
     plan.check_own_key(app, &table, &key).await;
     let shown = columns.iter().map(|column| PlannedColumn {
+        table: plan.from.clone(),
         name: column.name.clone(),
         from: kind_of(source, &column.name).to_owned(),
         to: column.value.kept(asked.lossy).as_str().to_owned(),
@@ -104,6 +106,7 @@ pub(super) async fn plan(
         without: None,
         create: false,
         lossy: asked.lossy,
+        shared,
     });
     plan.needs(app, from, is_other_key(source, &key)).await;
     plan.ended(app).await;

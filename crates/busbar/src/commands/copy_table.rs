@@ -13,20 +13,21 @@ use crate::commands::pull;
 use crate::exit::{self, Failure};
 use crate::say;
 
-/// Copy a table to another database and keep it in step: write the files that do it.
+/// Copy tables to another database and keep them in step: write the files that do it.
 ///
-/// A table is written CONNECTION:TABLE or CONNECTION:SCHEMA.TABLE. A second table that is not there is made. The files are
+/// A table is written CONNECTION:TABLE or CONNECTION:SCHEMA.TABLE, several as CONNECTION:A,B, all of a schema as
+/// CONNECTION:SCHEMA.*. A second table that is not there is made. The files are
 /// written to the project's folder; `busbar apply` sends them to the node, unless it runs that folder.
 #[derive(Debug, clap::Args)]
 pub struct CopyTableArgs {
-    /// The table to copy.
+    /// The table to copy, or several.
     from: String,
     /// Where to; a connection alone for a table of the same name, hot:NAME, relational:NAME or wide:NAME for a table of the node.
     to: String,
     /// The project's folder.
     #[arg(long, default_value = ".", value_name = "DIR")]
     project: PathBuf,
-    /// What the files are called; by default like the second table.
+    /// What the files are called; by default like the second table. For several tables it stands before the name of each.
     #[arg(long)]
     name: Option<String>,
     /// Bring changes of the second table back to the first, too.
@@ -124,11 +125,12 @@ fn list(value: &Value) -> &[Value] {
 }
 
 fn tell(plan: &Value, dry_run: bool) {
-    say::list(
-        &plan["columns"],
-        &["name", "from", "to", "key"],
-        "cli.compare-no-rows",
-    );
+    let several = list(&plan["flows"]).len() > 1;
+    let shown: &[&str] = match several {
+        true => &["table", "name", "from", "to", "key"],
+        false => &["name", "from", "to", "key"],
+    };
+    say::list(&plan["columns"], shown, "cli.compare-no-rows");
     for refusal in list(&plan["refusals"]) {
         eprintln!("{}", say::told(refusal));
     }
