@@ -162,6 +162,8 @@ pub struct OutputChange {
     pub change: String,
     /// Which columns keep their value.
     pub unchanged: Option<String>,
+    /// The column whose greater value says which of two rows stays, and whether a row with an equal one does, too.
+    pub newer: Option<(String, bool)>,
 }
 
 /// The target of an [`OutputSpec`].
@@ -229,6 +231,15 @@ struct OutputFile {
     /// written either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unchanged: Option<String>,
+    /// With `change`: a column that grows with each change of a row: a number, a time or a text. A row takes the place of the
+    /// one there only where its value is greater, and deletes it only where the one there is not greater than that of the deleted
+    /// row; one that gives way is counted. A row without a value, and `truncate`, become dead letters. For tables that are kept by
+    /// the node itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    newer: Option<String>,
+    /// With `newer`: a row with an equal value takes the place of the one there, too. On exactly one of two sides.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    or_equal: bool,
     /// The name by which the output is known when the file changes: with another name it begins anew. Without one it is
     /// known by its kind and target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -267,26 +278,38 @@ impl TryFrom<OutputFile> for OutputSpec {
         if file.change.is_none() && file.unchanged.is_some() {
             return Err("`unchanged` needs `change`");
         }
+        if file.change.is_none() && file.newer.is_some() || file.newer.is_none() && file.or_equal {
+            return Err("`newer` needs `change`, and `or_equal` needs `newer`");
+        }
         let unchanged = file.unchanged;
+        let newer = file.newer.map(|column| (column, file.or_equal));
         let change = file.change;
         Ok(OutputSpec {
             name: file.name,
             target,
             key: file.key,
             retain: retain.unwrap_or(false),
-            change: change.map(|change| OutputChange { change, unchanged }),
+            change: change.map(|change| OutputChange {
+                change,
+                unchanged,
+                newer,
+            }),
         })
     }
 }
 
 impl From<OutputSpec> for OutputFile {
     fn from(spec: OutputSpec) -> Self {
-        let (change, unchanged) = spec
-            .change
-            .map_or((None, None), |of| (Some(of.change), of.unchanged));
+        let (change, unchanged, newer) = spec.change.map_or((None, None, None), |of| {
+            (Some(of.change), of.unchanged, of.newer)
+        });
+        let (newer, or_equal) =
+            newer.map_or((None, false), |(column, equal)| (Some(column), equal));
         let mut file = OutputFile {
             change,
             unchanged,
+            newer,
+            or_equal,
             key: spec.key,
             retain: spec.retain.then_some(true),
             name: spec.name,

@@ -35,6 +35,7 @@ mod scram;
 mod secret;
 mod soap;
 mod sqlserver;
+mod table;
 mod tls;
 mod topic;
 
@@ -75,6 +76,7 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(s3::S3::new(places.clone())),
         Arc::new(soap::Soap::new(places.clone())),
         Arc::new(sqlserver::Sqlserver::new(places.clone())),
+        Arc::new(table::NodeTable),
     ])
 }
 

@@ -30,7 +30,10 @@ use serde::Serialize;
 
 pub use breaker::{Admitted, Breaker, BreakerState, CallTrial};
 pub use busbar_table::wide::{CellBytes, CellFamily, CellGuard, CellMutation, CellRead, CellRow};
-pub use busbar_table::{ColumnSpec, Found, HotPlace};
+pub use busbar_table::{
+    ChangeLog, ChangesClaim, ColumnSpec, Compare, Condition, Constant, Found, HotPlace,
+    ReadChanges, Rows as TableRows, Scan, Table, TableChange, Tables,
+};
 pub use database::{
     AskedDatabase, CellDatabase, CellScanner, ColumnType, DatabaseStatus, Databases, HotCount,
     HotDatabase, HotLayout, KeptTable, KeyedLayout, KeyedStore, LeavingRows, PoolUse, Pooled,
@@ -610,6 +613,8 @@ pub struct SourceContext {
     pub clock: Arc<dyn Clock>,
     /// How far each part was committed the last time.
     pub resume: Resume,
+    /// The tables of the node.
+    pub tables: Arc<Tables>,
 }
 
 /// The committed positions of a source's parts.

@@ -15,7 +15,7 @@ use busbar_bus::EventTimes;
 use busbar_catalog::{ConnectionSpec, Diagnostic, FlowSpec, OutputChange, OutputTarget, Source};
 use busbar_event::topic::Filter;
 use busbar_event::{Error, hash::fnv1a};
-use busbar_table::{ChangeColumns, Table};
+use busbar_table::{ChangeColumns, Newer, Table};
 
 use crate::chain::{Chain, ChainEnd, ChainSource, Itself, Station, StepFate, StepPart};
 use crate::event_time::EventTime;
@@ -465,6 +465,10 @@ fn change_columns(of: &OutputChange) -> ChangeColumns {
     ChangeColumns {
         change: of.change.as_str().into(),
         unchanged: of.unchanged.as_deref().map(Arc::from),
+        newer: of.newer.as_ref().map(|(column, or_equal)| Newer {
+            column: column.as_str().into(),
+            or_equal: *or_equal,
+        }),
     }
 }
 

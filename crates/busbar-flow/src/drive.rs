@@ -9,6 +9,7 @@ use busbar_bus::Bus;
 use busbar_catalog::ConnectionSpec;
 use busbar_event::{Batch, Class, Error};
 use busbar_log::{Change, Store};
+use busbar_table::Tables;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -68,6 +69,7 @@ impl SourceDriver {
         bus: Bus,
         store: Store,
         project_dir: Arc<Path>,
+        tables: Arc<Tables>,
     ) -> SourceDriver {
         let (stop, stopped) = watch::channel(false);
         let (asks, asked) = mpsc::channel(SNAPSHOT_ASKED_MAX);
@@ -82,6 +84,7 @@ impl SourceDriver {
             bus,
             store,
             project_dir,
+            tables,
             stopped,
             asked,
             status: Arc::clone(&status),
@@ -132,6 +135,7 @@ struct Driving {
     bus: Bus,
     store: Store,
     project_dir: Arc<Path>,
+    tables: Arc<Tables>,
     stopped: watch::Receiver<bool>,
     asked: mpsc::Receiver<AskedSnapshot>,
     status: Arc<Mutex<SourceStatus>>,
@@ -175,6 +179,7 @@ impl Driving {
             project_dir: Arc::clone(&self.project_dir),
             clock: Arc::clone(self.bus.clock()),
             resume: resume.clone(),
+            tables: Arc::clone(&self.tables),
         };
         let mut source = self.connector.source(&self.spec, context).await?;
         let mut parts: BTreeMap<Arc<str>, Part> = BTreeMap::new();

@@ -242,11 +242,12 @@ impl Writer {
                     };
                     match applied {
                         Ok(applied) => {
+                            let applied_conflicts = applied.conflicts as u64;
                             let refused = applied.rejected.into_iter();
                             return Ok(Written {
                                 refused: refused.map(|r| (r.row, r.cause)).collect(),
                                 overwritten: applied.overwritten as u64,
-                                conflicts: 0,
+                                conflicts: applied_conflicts,
                             });
                         }
                         Err(error) if error.class() == Class::Transient => wait(error).await?,

@@ -7,7 +7,7 @@ use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::DataType;
 use busbar_event::{Class, Error};
 
-use crate::{Applied, ProducerPosition, Rejected, Scan, Table, Write};
+use crate::{Applied, Newer, ProducerPosition, Rejected, Scan, Table, Write};
 
 /// The columns of rows that say what is done with each. They are not written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct ChangeColumns {
     pub change: Arc<str>,
     /// A column that names the columns of a row that keep their value: a JSON list, or names with commas between them.
     pub unchanged: Option<Arc<str>>,
+    /// Rows take the place only of those that they are newer than; what empties the table is rejected.
+    pub newer: Option<Newer>,
 }
 
 /// Rows that one write takes, or all rows that are deleted before the next one.
@@ -81,12 +83,17 @@ impl ChangeColumns {
                     }
                     let rows = self.taken(rows, &places, &kept)?;
                     let deletes = BooleanArray::from(deletes);
-                    let done = table.write(&Write {
+                    let write = Write {
                         rows: &rows,
                         deletes: (deletes.true_count() > 0).then_some(&deletes),
                         position,
-                    })?;
+                    };
+                    let done = match &self.newer {
+                        None => table.write(&write)?,
+                        Some(newer) => table.write_newer(&write, newer)?,
+                    };
                     applied.put += done.put;
+                    applied.conflicts += done.conflicts;
                     applied.overwritten += done.overwritten;
                     applied.deleted += done.deleted;
                     applied.duplicate |= done.duplicate;
@@ -123,6 +130,11 @@ impl ChangeColumns {
             };
             let is_delete = match done {
                 Done::Nothing => continue,
+                Done::Truncate if self.newer.is_some() => {
+                    let cause = Error::new(Class::Permanent, "table.newer-truncate");
+                    rejected.push(Rejected { row, cause });
+                    continue;
+                }
                 Done::Truncate => {
                     pieces.push(Piece::Truncate);
                     continue;

@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{COLUMN_NAME_BYTES_MAX, COLUMNS_MAX, VALUE_BYTES_MAX};
-use crate::table::{Rejected, Write};
+use crate::table::{Rejected, Write, remaining};
 
 /// What a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -366,6 +366,27 @@ impl TypedRows {
     /// How many rows are to be deleted.
     pub fn deleted(&self) -> usize {
         self.deletes.as_ref().map_or(0, BooleanArray::true_count)
+    }
+
+    /// Rejects some of these rows, of `given` that came.
+    ///
+    /// # Errors
+    /// *Permanent*: columns that do not fit each other.
+    pub(crate) fn reject(&mut self, rejected: Vec<Rejected>, given: usize) -> Result<(), Error> {
+        if rejected.is_empty() {
+            return Ok(());
+        }
+        let places = remaining(given, &self.rejected);
+        let mut all = std::mem::replace(&mut self.rejected, rejected);
+        drop_rejected(self)?;
+        let new = self.rejected.drain(..).map(|one| Rejected {
+            row: places[one.row],
+            cause: one.cause,
+        });
+        all.extend(new);
+        all.sort_by_key(|one| one.row);
+        self.rejected = all;
+        Ok(())
     }
 
     /// The rows as one batch of the table's types.

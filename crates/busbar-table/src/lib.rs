@@ -23,8 +23,10 @@
 //!
 //! This crate knows no stream, no topic, no flow and no SQL beyond what SQLite is asked.
 
+mod change_log;
 mod changes;
 mod columns;
+mod compared;
 mod database;
 mod hot;
 mod journals;
@@ -37,14 +39,16 @@ mod stand_in;
 mod table;
 pub mod wide;
 
+pub use change_log::{ChangeLog, ReadChanges, TableChange};
 pub use changes::ChangeColumns;
 pub use columns::{
     ColumnType, TypedRows, canonical_schema, check_lookup, merge_columns, typed_rows, widen,
 };
+pub use compared::Newer;
 pub use database::DatabaseTables;
 pub use hot::{DueBatch, Hot, HotElsewhere, HotTable};
 pub use position::ProducerPosition;
-pub use registry::{Staged, Tables};
+pub use registry::{ChangesClaim, Staged, Tables};
 pub use relational::Relational;
 pub use spec::{
     CellPlace, ColumnSpec, DatabasePlace, FamilySpec, HotPlace, HotSpec, RelationalSpec, TableSpec,

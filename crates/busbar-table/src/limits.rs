@@ -57,6 +57,12 @@ pub const SNAPSHOT_ROWS_MAX: usize = 1024;
 /// Text and binary bytes after which a frame of a snapshot takes no further row.
 pub const SNAPSHOT_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of changes of one table that wait to be taken by those who follow it.
+pub const CHANGES_BYTES_MAX: u64 = 256 << 20;
+
+/// Bytes of changes of one table that are read at once.
+pub const CHANGES_READ_BYTES: usize = 1 << 20;
+
 /// Rows one batch of a relational scan holds at most.
 pub const SCAN_ROWS_MAX: usize = 4096;
 

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use busbar_event::{Class, Error};
 use busbar_log::{Clock, Log};
@@ -30,7 +30,13 @@ pub struct Tables {
     open: RwLock<BTreeMap<String, Open>>,
     /// By the hot table whose rows are moved to another table.
     movers: Mutex<BTreeMap<String, Mover>>,
+    /// By the table whose changes are followed: who follows it, as long as it does.
+    followers: Mutex<BTreeMap<String, (String, Weak<()>)>>,
 }
+
+/// The right to follow a table alone, until it is dropped.
+#[derive(Clone, Debug)]
+pub struct ChangesClaim(#[expect(dead_code, reason = "it is there as long as this is")] Arc<()>);
 
 /// Tables that were opened and are not yet those that there are: see [`Tables::stage`].
 pub struct Staged(BTreeMap<String, Open>);
@@ -82,6 +88,7 @@ impl Tables {
             databases: None,
             open: RwLock::default(),
             movers: Mutex::default(),
+            followers: Mutex::default(),
         })
     }
 
@@ -158,7 +165,13 @@ impl Tables {
         for (name, Open { spec, kept }) in &next {
             match (kept, spec.engine(name)?) {
                 (Kept::Hot(table), Engine::Hot(options)) => table.reconfigure(options)?,
-                (Kept::Wide(table), Engine::Wide(options)) => table.reconfigure(options)?,
+                (Kept::Wide(table), Engine::Wide(options)) => {
+                    table.reconfigure(options)?;
+                    table.keep_changes(spec.changes)?;
+                }
+                (Kept::Relational(table), _) => {
+                    table.keep_changes(spec.changes, self.clock.now_micros())?;
+                }
                 (Kept::HotElsewhere(table), _) => table.try_rejected_again(),
                 _ => {}
             }
@@ -176,6 +189,26 @@ impl Tables {
             Some(journals) => journals.keep_only(specs),
             None => Ok(()),
         }
+    }
+
+    /// Lets a connection follow the changes of a table: two would take them from each other.
+    ///
+    /// # Errors
+    /// `table.changes-taken` (*transient*) while another connection follows the table.
+    pub fn claim_changes(&self, table: &str, connection: &str) -> Result<ChangesClaim, Error> {
+        let mut followers = self.followers.lock();
+        if let Some((other, claim)) = followers.get(table)
+            && other != connection
+            && claim.strong_count() > 0
+        {
+            return Err(Error::new(Class::Transient, "table.changes-taken")
+                .with("table", table)
+                .with("connection", other));
+        }
+        let claim = Arc::new(());
+        let known = (connection.to_owned(), Arc::downgrade(&claim));
+        followers.insert(table.to_owned(), known);
+        Ok(ChangesClaim(claim))
     }
 
     /// Why the rows of a hot table cannot be moved to another table at the moment.
@@ -288,7 +321,8 @@ impl Tables {
                         .caused_by(cause)
                 })?;
                 let file = self.dir.join(format!("{name}.db"));
-                let table = Relational::open(&file, name, &schema, &spec.key)?;
+                let clock = Arc::clone(&self.clock);
+                let table = Relational::open(&file, name, &schema, &spec.key, clock)?;
                 Ok(Kept::Relational(Arc::new(table)))
             }
             Engine::Database(place) => {

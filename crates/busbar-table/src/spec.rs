@@ -33,6 +33,10 @@ pub struct TableSpec {
     /// The columns. Without them they are those of the flows that write the table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<ColumnSpec>,
+    /// Keeps each change until a connection `table` has taken it. For hot tables, relational ones in a SQLite file, and wide
+    /// ones on the node's disk without `time`. It needs a key. Cells of a wide table are then changed by whole rows alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub changes: bool,
 }
 
 /// A column as a table's file declares it.
@@ -239,6 +243,8 @@ pub(crate) struct HotOptions {
     pub bytes_max: u64,
     pub when_full: WhenFull,
     pub moves_to: Option<String>,
+    /// Whether changes are kept.
+    pub changes: bool,
 }
 
 impl TableSpec {
@@ -247,6 +253,22 @@ impl TableSpec {
         check_name(name)?;
         let engine = self.engine(name)?;
         let schema = self.schema(name)?;
+        if self.changes {
+            let is_kept_here = match &engine {
+                Engine::Hot(_) | Engine::Relational => true,
+                // The newest version of a cell need not be the one that was written last.
+                Engine::Wide(options) => options.place.is_none() && options.time.is_none(),
+                Engine::HotElsewhere(_) | Engine::Database(_) => false,
+            };
+            let refused = match (is_kept_here, self.key.is_empty()) {
+                (false, _) => Some("table.changes-elsewhere"),
+                (true, true) => Some("table.changes-key"),
+                (true, false) => None,
+            };
+            if let Some(code) = refused {
+                return Err(Error::new(Class::Configuration, code).with("table", name));
+            }
+        }
         match engine {
             Engine::Hot(_) | Engine::HotElsewhere(_) | Engine::Database(_) | Engine::Wide(_) => {
                 Ok(())
@@ -372,7 +394,13 @@ impl HotSpec {
         let Some(connection) = &self.connection else {
             return match &self.table {
                 Some(_) => Err(new("table.needs-connection").with("option", "table")),
-                None => self.options(name).map(Engine::Hot),
+                None => {
+                    let options = self.options(name)?;
+                    Ok(Engine::Hot(HotOptions {
+                        changes: table.changes,
+                        ..options
+                    }))
+                }
             };
         };
         if table.key.is_empty() {
@@ -423,6 +451,7 @@ impl HotSpec {
             bytes_max,
             when_full: self.when_full,
             moves_to: self.moves_to.clone(),
+            changes: false,
         })
     }
 }

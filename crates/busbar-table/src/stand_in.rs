@@ -14,6 +14,7 @@ use busbar_log::Clock;
 use parking_lot::Mutex;
 
 use crate::columns::{self, arrow_error, check_lookup};
+use crate::compared::Newer;
 use crate::hot::Hot;
 use crate::relational::by_last_key_column;
 use crate::spec::{Engine, HotSpec, TableSpec, WideOptions};
@@ -26,6 +27,8 @@ use crate::table::{
 pub struct StandIn {
     rows: Hot,
     kind: StandInKind,
+    /// Whether the table itself compares rows.
+    compares: bool,
     clock: Arc<dyn Clock>,
     /// What was written, where the table keeps versions; in order.
     written: Mutex<Vec<WrittenRows>>,
@@ -53,7 +56,13 @@ impl StandIn {
     /// As of [`TableSpec::check`].
     pub fn new(name: &str, spec: &TableSpec, clock: Arc<dyn Clock>) -> Result<StandIn, Error> {
         spec.check(name)?;
-        let kind = match spec.engine(name)? {
+        let engine = spec.engine(name)?;
+        let compares = match &engine {
+            Engine::Hot(_) | Engine::Relational => true,
+            Engine::Wide(options) => options.place.is_none(),
+            Engine::HotElsewhere(_) | Engine::Database(_) => false,
+        };
+        let kind = match engine {
             // Other systems have no past either.
             Engine::Hot(_) | Engine::HotElsewhere(_) | Engine::Database(_) => StandInKind::Hot,
             Engine::Relational => StandInKind::Relational,
@@ -66,6 +75,7 @@ impl StandIn {
         Ok(StandIn {
             rows,
             kind,
+            compares,
             clock,
             written: Mutex::default(),
         })
@@ -296,6 +306,18 @@ impl Table for StandIn {
             self.note(write, options)?;
         }
         Ok(applied)
+    }
+
+    fn compares(&self) -> bool {
+        self.compares
+    }
+
+    fn write_newer(&self, write: &Write<'_>, newer: &Newer) -> Result<Applied, Error> {
+        if !self.compares {
+            let error = Error::new(Class::Configuration, "table.no-newer");
+            return Err(error.with("table", self.name()));
+        }
+        self.rows.write_newer(write, newer)
     }
 
     fn scan(&self, scan: &Scan) -> Result<Rows, Error> {

@@ -6,6 +6,8 @@ use arrow::datatypes::{Schema, SchemaRef};
 use busbar_event::{Class, Error};
 
 use crate::ProducerPosition;
+use crate::change_log::ChangeLog;
+use crate::compared::Newer;
 
 /// Kept rows. See the [crate's page](crate) for what engines promise.
 pub trait Table: Debug + Send + Sync {
@@ -66,6 +68,26 @@ pub trait Table: Debug + Send + Sync {
     /// a write turns out to be a duplicate, so that a crash between writing and dead-lettering
     /// loses none.
     fn write(&self, write: &Write<'_>) -> Result<Applied, Error>;
+
+    /// Whether [`Table::write_newer`] compares rows.
+    fn compares(&self) -> bool {
+        false
+    }
+
+    /// As [`Table::write`], but a row takes the place of one that is there only if it is newer, and deletes it only if that is
+    /// not newer than the deleted row. Rows that give way are counted in [`Applied::conflicts`]; one without a value of the
+    /// column is rejected.
+    ///
+    /// # Errors
+    /// `table.no-newer` for a table that does not compare rows, `table.newer-column`; as of [`Table::write`].
+    fn write_newer(&self, _write: &Write<'_>, _newer: &Newer) -> Result<Applied, Error> {
+        Err(Error::new(Class::Configuration, "table.no-newer").with("table", self.name()))
+    }
+
+    /// The changes of the table, where its file says that they are kept.
+    fn changes(&self) -> Option<&dyn ChangeLog> {
+        None
+    }
 
     /// Read rows. The answer is one consistent picture of the table at the time of this call.
     fn scan(&self, scan: &Scan) -> Result<Rows, Error>;
@@ -183,6 +205,16 @@ pub struct Applied {
     pub duplicate: bool,
     /// Rows that cannot be kept, in the order of the batch.
     pub rejected: Vec<Rejected>,
+    /// Rows that gave way to a newer one that is there.
+    pub conflicts: usize,
+}
+
+/// The places in a batch of the rows that were not rejected.
+pub(crate) fn remaining(rows: usize, rejected: &[Rejected]) -> Vec<usize> {
+    let mut rejected = rejected.iter().map(|rejected| rejected.row).peekable();
+    (0..rows)
+        .filter(|row| rejected.next_if_eq(row).is_none())
+        .collect()
 }
 
 /// A row that cannot be kept.

@@ -388,8 +388,9 @@ fn out_endpoint(
         "key",
         "change",
         "unchanged",
+        "newer",
     ];
-    let known = [&["name", "known-as", "retain"], &keys[..]].concat();
+    let known = [&["name", "known-as", "retain", "or_equal"], &keys[..]].concat();
     element.only(&known, &["inbounds"], document)?;
     let mut output = serde_json::Map::new();
     for key in keys {
@@ -400,16 +401,18 @@ fn out_endpoint(
     if let Some(name) = element.attribute("known-as") {
         output.insert("name".to_owned(), name.into());
     }
-    match element.attribute("retain") {
-        None => {}
-        Some("true") => drop(output.insert("retain".to_owned(), true.into())),
-        Some("false") => drop(output.insert("retain".to_owned(), false.into())),
-        Some(_) => {
-            return Err(document.wrong(
-                element.span.clone(),
-                "process.truth",
-                &[("attribute", "retain")],
-            ));
+    for truth in ["retain", "or_equal"] {
+        match element.attribute(truth) {
+            None => {}
+            Some("true") => drop(output.insert(truth.to_owned(), true.into())),
+            Some("false") => drop(output.insert(truth.to_owned(), false.into())),
+            Some(_) => {
+                return Err(document.wrong(
+                    element.span.clone(),
+                    "process.truth",
+                    &[("attribute", truth)],
+                ));
+            }
         }
     }
     let output: Result<OutputSpec, _> = serde_json::from_value(output.into());

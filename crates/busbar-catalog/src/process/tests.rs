@@ -127,6 +127,7 @@ fn flow() -> impl Strategy<Value = FlowSpec> {
             change: Some(OutputChange {
                 change: "change".to_owned(),
                 unchanged: Some("unchanged".to_owned()),
+                newer: Some(("changed".to_owned(), true)),
             }),
             ..output("", OutputTarget::Table("o2".to_owned()))
         };

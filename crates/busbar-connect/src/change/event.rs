@@ -1,5 +1,7 @@
 //! The JSON of a change's event: `{"change":"update","id":1,"before":{"id":1},"unchanged":["bio"]}`.
 
+use std::borrow::Cow;
+
 /// Names beside those of the columns. A column that is called so gets `column_` before its name.
 const OWN: [&str; 3] = ["change", "before", "unchanged"];
 
@@ -18,12 +20,17 @@ pub fn open_before(out: &mut Vec<u8>) {
 /// Adds a column.
 pub fn member(name: &str, out: &mut Vec<u8>, value: impl FnOnce(&mut Vec<u8>)) {
     out.push(b',');
-    match OWN.contains(&name) {
-        true => text(&format!("column_{name}"), out),
-        false => text(name, out),
-    }
+    text(&column_name(name), out);
     out.push(b':');
     value(out);
+}
+
+/// What a column is called in an event.
+pub fn column_name(name: &str) -> Cow<'_, str> {
+    match OWN.contains(&name) {
+        true => Cow::Owned(format!("column_{name}")),
+        false => Cow::Borrowed(name),
+    }
 }
 
 /// Adds a column of the row as it was.

@@ -423,6 +423,7 @@ fn rows_are_read(server: &DatabaseServer) {
             project_dir: Path::new("/").into(),
             clock: Arc::new(busbar_log::SystemClock),
             resume: Resume::default(),
+            tables: crate::world::no_tables(),
         };
         let mut source = connector.source(&spec, context).await.expect("it opens");
         // The numbers are those of a row in its part: four have each of them.

@@ -131,6 +131,7 @@ impl Engine {
             project_dir: self.folder.path().into(),
             clock: Arc::new(SystemClock),
             resume,
+            tables: crate::world::no_tables(),
         }
     }
 

@@ -216,6 +216,7 @@ async fn source(peer: &Peer, resume: Resume) -> Box<dyn Source> {
         project_dir: Path::new("/").into(),
         clock: Arc::new(busbar_log::SystemClock),
         resume,
+        tables: crate::world::no_tables(),
     };
     connector.source(&spec, context).await.expect("it opens")
 }

@@ -152,6 +152,7 @@ fn documents_are_read_in_order(server: &DatabaseServer) {
                 project_dir: Path::new("/").into(),
                 clock: Arc::new(busbar_log::SystemClock),
                 resume: resume.clone(),
+                tables: crate::world::no_tables(),
             };
             let mut source = connector.source(&spec, context).await.expect("it opens");
             let Polled::Batch(page) = source.poll().await.expect("it answers") else {

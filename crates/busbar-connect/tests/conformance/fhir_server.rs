@@ -144,6 +144,7 @@ fn follow(server: &DatabaseServer, by: &str) -> Vec<String> {
             project_dir: Path::new("/").into(),
             clock: Arc::new(busbar_log::SystemClock),
             resume: Resume::default(),
+            tables: crate::world::no_tables(),
         };
         let mut source = connector.source(&spec, context).await.expect("it opens");
         let (mut seen, mut idle) = (Vec::new(), 0);

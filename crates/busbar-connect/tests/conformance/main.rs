@@ -83,6 +83,8 @@ mod sqlserver_server;
 mod sqlserver_sink;
 mod subjects;
 mod surveys;
+mod table_source;
+mod table_subject;
 mod tds_peer;
 mod tls;
 mod world;
@@ -355,6 +357,7 @@ fn source_context(folder: &std::path::Path) -> SourceContext {
         project_dir: folder.into(),
         clock: Arc::new(busbar_log::SystemClock),
         resume: busbar_connector::Resume::default(),
+        tables: crate::world::no_tables(),
     }
 }
 

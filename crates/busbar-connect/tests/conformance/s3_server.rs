@@ -65,6 +65,7 @@ fn written_and_read_back(compression: &str) {
             project_dir: Path::new("/").into(),
             clock: Arc::new(busbar_log::SystemClock),
             resume: Resume::default(),
+            tables: crate::world::no_tables(),
         };
         let mut source = connector.source(&spec, context).await.expect("it opens");
         let mut lines = Vec::new();

@@ -227,6 +227,7 @@ pub fn subjects() -> Vec<Subject> {
         crate::redis_subject::subject(),
         crate::s3_peer::subject(),
         crate::soap_subject::subject(),
+        crate::table_subject::subject(),
         crate::tds_peer::subject(),
     ]
 }

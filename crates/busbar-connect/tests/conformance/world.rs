@@ -76,6 +76,7 @@ impl World {
         );
         let databases = databases.expect("a thread");
         let tables = Tables::open(folder.path(), clock).unwrap();
+        let tables = tables.with_journals(bus.log().clone()).unwrap();
         let tables = Arc::new(tables.with_databases(Arc::new(databases.clone())));
         let flows = tokio.block_on(async {
             Runtime::open(RuntimeOptions {
@@ -198,6 +199,11 @@ impl World {
         }
         all
     }
+}
+
+/// The tables of a node that has none.
+pub fn no_tables() -> Arc<Tables> {
+    Arc::new(Tables::open("", Arc::new(SystemClock)).expect("tables"))
 }
 
 pub fn project(files: &[(&str, &str)]) -> Project {

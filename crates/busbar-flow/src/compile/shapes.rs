@@ -246,7 +246,17 @@ impl Compiler<'_> {
                 return columns;
             }
         }
-        if let Err(error) = table.check(&written(change.as_ref(), schema, &columns)) {
+        let given = written(change.as_ref(), schema, &columns);
+        let newer = change.as_ref().and_then(|change| change.newer.as_ref());
+        let checked = table.check(&given).and_then(|()| match newer {
+            Some(_) if !table.compares() => {
+                let error = Error::new(Class::Configuration, "table.no-newer");
+                Err(error.with("table", name))
+            }
+            Some(newer) => newer.check(name, &given, table.key()).map(drop),
+            None => Ok(()),
+        });
+        if let Err(error) = checked {
             self.bad.push(self.source.diagnostic(&path, None, error));
         }
         columns

@@ -62,6 +62,7 @@ impl Runtime {
                     options.bus.clone(),
                     self.inner.positions.clone(),
                     Arc::clone(&options.project_dir),
+                    Arc::clone(&options.tables),
                 )
             });
             let connected = Connected {

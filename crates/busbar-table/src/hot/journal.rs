@@ -2,7 +2,8 @@
 //!
 //! | frame | rows | time of a row | flag of a row |
 //! | --- | --- | --- | --- |
-//! | a write | those of the write | when it was written | [`DELETE`] for a deletion |
+//! | a write, with attribute [`WHOLE`] where changes are kept | those of the write | when it was written | that of a deletion |
+//! | with attribute [`MOVED`] | keys of rows that are in another table now | when they had moved | that of a deletion |
 //! | part of a snapshot, with attribute [`SNAPSHOT`] | rows that the table held | when it was last written | none |
 //! | a note, with attribute [`NOTE`] | one without values, which is not applied: it only tells the columns of the table, the position of a write without rows, or whether rows are [`KEPT`] from now on | when it was written | none |
 //!
@@ -12,15 +13,14 @@
 
 use std::sync::{Arc, mpsc};
 
-use arrow::array::{
-    ArrayRef, BooleanArray, RecordBatch, StringArray, StructArray, UInt8Array, new_null_array,
-};
-use arrow::datatypes::{Fields, SchemaRef};
-use busbar_event::{Batch, Body, Class, Envelope, Error, decode, encode};
-use busbar_log::{Append, Durability, LogError, Partition, PartitionOptions};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, new_null_array};
+use arrow::datatypes::SchemaRef;
+use busbar_event::{Class, Error, encode};
+use busbar_log::{Append, Durability, Frame, LogError, Partition, PartitionOptions};
 use parking_lot::Mutex;
 
 use crate::ProducerPosition;
+use crate::change_log::{FramedRows, ReadChanges, TableChange, gap};
 use crate::columns::arrow_error;
 use crate::limits::{JOURNAL_BYTES_MIN, JOURNAL_READ_BYTES, JOURNAL_SEGMENT_BYTES};
 
@@ -34,14 +34,30 @@ const NOTE: u16 = 2;
 /// is worked out again when they are applied.
 const KEPT: u16 = 4;
 
-/// The flag of a row that is deleted.
-const DELETE: u8 = 1;
+/// The rows of the frame have all columns of the table, deleted ones as they were, for those who follow the table.
+const WHOLE: u16 = 8;
+
+/// The rows of the frame have moved to another table.
+const MOVED: u16 = 16;
 
 /// The journal of one table.
 pub(super) struct Journal {
     partition: Partition,
     /// Held while a write is journalled and applied, so that both happen in one order.
     pub writing: Mutex<()>,
+    /// What those who follow the table still need.
+    followed: Mutex<JournalNeeds>,
+}
+
+/// What of a journal is needed by those who follow the table.
+#[derive(Default)]
+struct JournalNeeds {
+    /// Whether anybody follows it.
+    is_followed: bool,
+    /// Up to where they have taken the changes.
+    taken: u64,
+    /// The beginning of a snapshot before which nothing but changes is needed.
+    snapshot: Option<u64>,
 }
 
 /// Rows as a frame holds them.
@@ -50,11 +66,44 @@ pub(super) struct Entry {
     pub deletes: Option<BooleanArray>,
     /// When each row was written.
     pub times: Vec<i64>,
-    pub is_snapshot: bool,
-    /// The rows are not applied; only their columns count.
-    pub is_note: bool,
+    pub kind: EntryKind,
     /// Rows leave the table by deletions alone, not by expiry and eviction.
     pub is_kept: bool,
+}
+
+/// What the rows of a frame are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EntryKind {
+    Write,
+    /// A write with whole rows.
+    WholeWrite,
+    Snapshot,
+    /// The rows are not applied; only their columns count.
+    Note,
+    Moved,
+}
+
+impl EntryKind {
+    fn attributes(self) -> u16 {
+        match self {
+            EntryKind::Write => 0,
+            EntryKind::WholeWrite => WHOLE,
+            EntryKind::Snapshot => SNAPSHOT,
+            EntryKind::Note => NOTE,
+            EntryKind::Moved => MOVED,
+        }
+    }
+
+    fn of(attributes: u16) -> EntryKind {
+        let has = |attribute| attributes & attribute != 0;
+        match attributes {
+            _ if has(SNAPSHOT) => EntryKind::Snapshot,
+            _ if has(NOTE) => EntryKind::Note,
+            _ if has(MOVED) => EntryKind::Moved,
+            _ if has(WHOLE) => EntryKind::WholeWrite,
+            _ => EntryKind::Write,
+        }
+    }
 }
 
 impl Journal {
@@ -62,7 +111,88 @@ impl Journal {
         Self {
             partition,
             writing: Mutex::default(),
+            followed: Mutex::default(),
         }
+    }
+
+    /// Whether somebody follows the table from now on.
+    pub fn follow(&self, is_followed: bool) -> Result<(), Error> {
+        self.followed.lock().is_followed = is_followed;
+        self.trim()
+    }
+
+    /// The position behind the last entry.
+    pub fn end(&self) -> u64 {
+        self.partition.end()
+    }
+
+    /// Those who follow the table have taken the changes up to here.
+    pub fn taken(&self, until: u64) -> Result<(), Error> {
+        let mut followed = self.followed.lock();
+        followed.taken = followed.taken.max(until);
+        drop(followed);
+        self.trim()
+    }
+
+    /// Bytes that are kept for those who follow the table alone, about.
+    pub fn bytes_waiting(&self, table_bytes: u64) -> u64 {
+        let usual = JOURNAL_BYTES_MIN + 2 * table_bytes;
+        self.partition.bytes().saturating_sub(usual)
+    }
+
+    /// Removes what nobody needs any more.
+    fn trim(&self) -> Result<(), Error> {
+        let mut followed = self.followed.lock();
+        match followed.snapshot {
+            Some(snapshot) if !followed.is_followed || followed.taken >= snapshot => {
+                followed.snapshot = None;
+                self.partition.trim(snapshot).map_err(from_log)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Changes behind a position; see [`crate::ChangeLog::read`].
+    pub fn changes(
+        &self,
+        table: &str,
+        behind: u64,
+        bytes_max: usize,
+    ) -> Result<ReadChanges, Error> {
+        if behind > self.partition.end() {
+            return Err(gap(table, behind));
+        }
+        let from = behind.max(self.partition.start());
+        let frames = match self.partition.read(from, bytes_max) {
+            Ok(frames) => frames,
+            Err(LogError::Damaged { .. } | LogError::Trimmed { .. }) => {
+                return Err(gap(table, behind));
+            }
+            Err(error) => return Err(from_log(error)),
+        };
+        let mut read = ReadChanges {
+            changes: Vec::new(),
+            until: from,
+        };
+        for frame in frames {
+            read.until = frame.end();
+            match EntryKind::of(frame.attributes) {
+                EntryKind::Snapshot | EntryKind::Note | EntryKind::Moved => continue,
+                // It was made while changes were not kept.
+                EntryKind::Write => return Err(gap(table, behind)),
+                EntryKind::WholeWrite => {}
+            }
+            let FramedRows { rows, deletes, .. } = FramedRows::read(frame.body.clone())?;
+            let change = TableChange {
+                begin: frame.base,
+                producer: frame.producers.first().map(|(name, _)| Arc::clone(name)),
+                time: frame.max_time,
+                rows,
+                deletes,
+            };
+            read.changes.push(change.behind(behind));
+        }
+        Ok(read)
     }
 
     /// How a journal is kept.
@@ -105,8 +235,7 @@ impl Journal {
             rows: RecordBatch::try_new(Arc::clone(schema), nulls).map_err(arrow_error)?,
             deletes: None,
             times: vec![now],
-            is_snapshot: false,
-            is_note: true,
+            kind: EntryKind::Note,
             is_kept,
         };
         self.append(&entry, position)
@@ -114,7 +243,7 @@ impl Journal {
 
     /// Whether the journal has become so much larger than the table that a snapshot is worth its cost.
     pub fn wants_snapshot(&self, table_bytes: u64) -> bool {
-        self.partition.bytes() > JOURNAL_BYTES_MIN + 2 * table_bytes
+        self.bytes_waiting(table_bytes) > 0 && self.followed.lock().snapshot.is_none()
     }
 
     /// Appends all rows there are, and removes what was before.
@@ -135,7 +264,8 @@ impl Journal {
         if let Some(last) = last {
             wait(&last)?;
         }
-        self.partition.trim(begin).map_err(from_log)
+        self.followed.lock().snapshot = Some(begin);
+        self.trim()
     }
 
     /// What was journalled, in order. Blocks on the disk.
@@ -152,7 +282,7 @@ impl Journal {
                 }
                 match self.partition.read(offset, JOURNAL_READ_BYTES) {
                     Ok(frames) => {
-                        offset = frames.last().map_or(offset, busbar_log::Frame::end);
+                        offset = frames.last().map_or(offset, Frame::end);
                         read = frames.into_iter();
                     }
                     // The rows in it are lost, which the log has said; those behind it are not.
@@ -175,7 +305,12 @@ impl Journal {
     }
 
     fn send(&self, entry: &Entry, position: Option<&ProducerPosition>) -> Result<Told, Error> {
-        let batch = batch(entry)?;
+        let rows = FramedRows {
+            rows: entry.rows.clone(),
+            deletes: entry.deletes.clone(),
+            times: entry.times.clone(),
+        };
+        let batch = rows.batch()?;
         let (min_time, max_time) = batch.time_range();
         let (tell, told) = mpsc::sync_channel(1);
         self.partition.append(Append {
@@ -187,11 +322,7 @@ impl Journal {
                 .map(|at| (Arc::clone(&at.producer), at.position))
                 .into_iter()
                 .collect(),
-            attributes: match (entry.is_snapshot, entry.is_note) {
-                (true, _) => SNAPSHOT,
-                (false, true) => NOTE,
-                (false, false) => 0,
-            } | if entry.is_kept { KEPT } else { 0 },
+            attributes: entry.kind.attributes() | if entry.is_kept { KEPT } else { 0 },
             companion: None,
             done: Some(Box::new(move |result| {
                 // The receiver is gone if the writer returned an error earlier.
@@ -211,40 +342,17 @@ fn wait(told: &Told) -> Result<(), Error> {
     }
 }
 
-fn batch(entry: &Entry) -> Result<Batch, Error> {
-    let rows = entry.rows.num_rows();
-    // Batches have topics; the table's rows have none to tell.
-    let topics = StringArray::from_iter_values(std::iter::repeat_n("row", rows));
-    let mut envelope = Envelope::new(&topics, entry.times.clone());
-    if let Some(deletes) = &entry.deletes {
-        let flags = deletes
-            .values()
-            .iter()
-            .map(|is_delete| u8::from(is_delete) * DELETE);
-        envelope.flags = UInt8Array::from_iter_values(flags);
-    }
-    let fields: Fields = entry.rows.schema().fields().clone();
-    let columns: Vec<ArrayRef> = entry.rows.columns().to_vec();
-    let columns = StructArray::try_new(fields, columns, None).map_err(arrow_error)?;
-    Batch::from_columns(envelope, Body::Columns(columns))
-}
-
-fn read_entry(frame: &busbar_log::Frame) -> Result<Entry, Error> {
-    let batch = decode(frame.body.clone())?;
-    let Body::Columns(columns) = batch.body() else {
-        return Err(Error::new(Class::Permanent, "table.journal"));
-    };
-    let deletes = batch.flags().iter().any(|flags| *flags & DELETE != 0);
-    let deletes = deletes.then(|| {
-        let flags = batch.flags().iter();
-        BooleanArray::from_iter(flags.map(|flags| Some(flags & DELETE != 0)))
-    });
-    Ok(Entry {
-        rows: RecordBatch::from(columns),
+fn read_entry(frame: &Frame) -> Result<Entry, Error> {
+    let FramedRows {
+        rows,
         deletes,
-        times: batch.times().to_vec(),
-        is_snapshot: frame.attributes & SNAPSHOT != 0,
-        is_note: frame.attributes & NOTE != 0,
+        times,
+    } = FramedRows::read(frame.body.clone())?;
+    Ok(Entry {
+        rows,
+        deletes,
+        times,
+        kind: EntryKind::of(frame.attributes),
         is_kept: frame.attributes & KEPT != 0,
     })
 }

@@ -18,15 +18,18 @@ use busbar_event::{Class, Error};
 use busbar_log::{Clock, Partition, PartitionOptions};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
+use crate::ProducerPosition;
+use crate::change_log::{ChangeLog, IDENTITY, ReadChanges, full, gap, is_kept, next_identity};
 use crate::columns::{self, ColumnType, TypedRows};
-use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_ROWS_MAX};
+use crate::compared::{Newer, compare};
+use crate::limits::{CHANGES_BYTES_MAX, SNAPSHOT_BYTES_MAX, SNAPSHOT_ROWS_MAX};
 use crate::spec::{HotOptions, check_key_type};
 use crate::table::{
     Applied, Capabilities, Compare, Constant, Found, Lookup, Rows, Scan, Stats, Table, Write,
 };
 pub use elsewhere::{DueBatch, HotElsewhere, HotTable};
 pub(crate) use journal::from_log;
-use journal::{Entry, Journal};
+use journal::{Entry, EntryKind, Journal};
 pub(crate) use mover::Mover;
 use state::{State, chunk_batch};
 
@@ -75,6 +78,9 @@ impl Hot {
             let mut state = table.state.write();
             state.key = table.key_columns(schema)?;
         }
+        if let Some(journal) = &table.journal {
+            journal.follow(table.state.read().options.changes)?;
+        }
         table.restore()?;
         Ok(table)
     }
@@ -112,7 +118,7 @@ impl Hot {
                 state.expire(entry.times.first().copied().unwrap_or(i64::MIN));
                 state.is_moving = entry.is_kept;
             }
-            if entry.is_note {
+            if entry.kind == EntryKind::Note {
                 continue;
             }
             let write = Write {
@@ -122,7 +128,7 @@ impl Hot {
             };
             let rows = columns::typed_rows(&self.name, &state.schema, &state.key, &write)?;
             let keys = state.keys_of(&rows)?;
-            if !entry.is_snapshot {
+            if entry.kind != EntryKind::Snapshot {
                 if std::mem::take(&mut out_of_order) {
                     state.sort_by_age();
                 }
@@ -132,7 +138,7 @@ impl Hot {
             let kept = (0..entry.times.len()).filter(is_kept);
             let times: Vec<i64> = kept.map(|row| entry.times[row]).collect();
             state.put(&rows, keys.as_ref(), &times);
-            out_of_order |= entry.is_snapshot;
+            out_of_order |= entry.kind == EntryKind::Snapshot;
         }
         if out_of_order {
             state.sort_by_age();
@@ -181,10 +187,12 @@ impl Hot {
             state.expire(now);
             (Arc::clone(&state.schema), state.is_moving)
         };
-        if let Some(journal) = &self.journal
-            && is_moving != was_moving
-        {
-            journal.note(&schema, None, (now, is_moving))?;
+        if let Some(journal) = &self.journal {
+            if is_moving != was_moving {
+                journal.note(&schema, None, (now, is_moving))?;
+            }
+            journal.follow(options.changes)?;
+            note_identity(journal, &schema, options.changes, (now, is_moving))?;
         }
         let mut state = self.state.write();
         if !is_moving && state.rejected() > 0 {
@@ -215,7 +223,11 @@ impl Hot {
     }
 
     /// Bring rows into the table's types, outside the lock.
-    fn prepare(&self, write: &Write<'_>) -> Result<(SchemaRef, TypedRows), Error> {
+    fn prepare(
+        &self,
+        write: &Write<'_>,
+        newer: Option<&Newer>,
+    ) -> Result<(SchemaRef, TypedRows), Error> {
         let (schema, key) = {
             let state = self.state.read();
             (Arc::clone(&state.schema), state.key.clone())
@@ -225,8 +237,144 @@ impl Hot {
                 .with("table", &self.name)
                 .with("column", &self.key[0]));
         }
-        let prepared = columns::typed_rows(&self.name, &schema, &key, write)?;
+        let mut prepared = columns::typed_rows(&self.name, &schema, &key, write)?;
+        if let Some(newer) = newer {
+            let given = write.rows.num_rows();
+            newer.reject_unversioned(&self.name, &schema, &mut prepared, given)?;
+        }
         Ok((schema, prepared))
+    }
+
+    /// Puts and deletes rows; with `newer` only those that are newer than what is there.
+    fn put(&self, write: &Write<'_>, newer: Option<&Newer>) -> Result<Applied, Error> {
+        let journal = self.journal.as_ref();
+        let _one = journal.map(|journal| journal.writing.lock());
+        let (mut schema, mut rows) = self.prepare(write, newer)?;
+        let mut state = self.state.write();
+        while !Arc::ptr_eq(&schema, &state.schema) {
+            // Columns came while the rows were prepared.
+            drop(state);
+            (schema, rows) = self.prepare(write, newer)?;
+            state = self.state.write();
+        }
+        let now = self.clock.now_micros();
+        state.expire(now);
+        let mut absent = 0;
+        let mut applied = Applied {
+            rejected: std::mem::take(&mut rows.rejected),
+            ..Applied::default()
+        };
+        if let Some(at) = write.position {
+            let known = match journal {
+                Some(journal) => journal.position(&at.producer),
+                None => state.positions.get(&at.producer).copied(),
+            };
+            if known.is_some_and(|known| at.position <= known) {
+                state.stats.duplicates += 1;
+                applied.duplicate = true;
+                return Ok(applied);
+            }
+        }
+        let is_followed = journal.is_some() && state.options.changes;
+        if newer.is_some() || is_followed {
+            let key = (&schema, &*state.key);
+            let find = |lookup: &Lookup<'_>| self.find(&state, lookup);
+            let compared = compare(&self.name, rows, key, newer, find)?;
+            rows = match is_followed {
+                true => compared.whole,
+                false => compared.rows,
+            };
+            absent = compared.absent;
+            applied.conflicts = compared.conflicts;
+        }
+        if let (Some(journal), true) = (journal, is_followed) {
+            let (bytes, is_kept) = (state.stats.bytes, state.is_moving);
+            let waiting = journal.bytes_waiting(bytes);
+            if waiting > CHANGES_BYTES_MAX {
+                return Err(full(&self.name, waiting, CHANGES_BYTES_MAX));
+            }
+            drop(state);
+            note_identity(journal, &schema, true, (now, is_kept))?;
+            state = self.state.write();
+        }
+        let keys = state.keys_of(&rows)?;
+        state.check_room(&rows, keys.as_ref())?;
+        if !state.chunks_can_take(&rows) {
+            return Err(Error::new(Class::Permanent, "table.rows-large").with("table", &self.name));
+        }
+        let times = vec![now; rows.rows];
+        if let (Some(journal), 0, Some(at)) = (journal, rows.rows, write.position) {
+            let is_kept = state.is_moving;
+            drop(state);
+            journal.note(&schema, Some(at), (now, is_kept))?;
+            state = self.state.write();
+        } else if let Some(journal) = journal
+            && rows.rows > 0
+        {
+            // The lock is not held while waiting for the disk, so readers go on. `writing` keeps other writers out.
+            let is_kept = state.is_moving;
+            drop(state);
+            let entry = Entry {
+                rows: rows.to_record(&schema)?,
+                deletes: rows.deletes.clone(),
+                times: times.clone(),
+                kind: match is_followed {
+                    true => EntryKind::WholeWrite,
+                    false => EntryKind::Write,
+                },
+                is_kept,
+            };
+            journal.append(&entry, write.position)?;
+            state = self.state.write();
+        }
+        let done = state.put(&rows, keys.as_ref(), &times);
+        if let (Some(at), None) = (write.position, journal) {
+            state
+                .positions
+                .insert(Arc::clone(&at.producer), at.position);
+        }
+        state.stats.put += done.put as u64;
+        state.stats.deleted += (done.deleted + absent) as u64;
+        state.stats.rejected += applied.rejected.len() as u64;
+        applied.put = done.put;
+        applied.overwritten = done.overwritten;
+        applied.deleted = done.deleted + absent;
+        if let Some(journal) = journal
+            && journal.wants_snapshot(state.stats.bytes)
+        {
+            drop(state);
+            // The write is journalled and applied; a snapshot that fails is tried again by the next one.
+            if let Err(error) = self.shorten(journal) {
+                tracing::warn!(table = %self.name, %error, "the table's journal was not shortened");
+            }
+        }
+        Ok(applied)
+    }
+
+    /// Finds rows by their keys, in a state that is held.
+    fn find(&self, state: &State, lookup: &Lookup<'_>) -> Result<Found, Error> {
+        columns::check_lookup(&self.name, &state.schema, &state.key, lookup.keys)?;
+        let keys = state.encode_keys(lookup.keys)?;
+        let is_null = |key: usize| lookup.keys.iter().any(|column| column.is_null(key));
+        let (mut slots, mut places) = (Vec::new(), Vec::with_capacity(keys.num_rows()));
+        for key in 0..keys.num_rows() {
+            let slot = match is_null(key) {
+                true => None,
+                false => state.slot(keys.row(key).data()),
+            };
+            places.push(slot.map(|_| slots.len() as u32));
+            slots.extend(slot);
+        }
+        let schema = state.schema.project(lookup.columns);
+        let schema = Arc::new(schema.map_err(columns::arrow_error)?);
+        let arrays = lookup.columns.iter();
+        let arrays = arrays.map(|column| state.gather(*column, &slots)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(slots.len()));
+        let rows = RecordBatch::try_new_with_options(schema, arrays, &options);
+        Ok(Found {
+            rows: rows.map_err(columns::arrow_error)?,
+            places: places.into(),
+        })
     }
 
     fn point(&self, state: &State, scan: &Scan) -> Option<Point> {
@@ -308,83 +456,20 @@ impl Table for Hot {
     }
 
     fn write(&self, write: &Write<'_>) -> Result<Applied, Error> {
-        let journal = self.journal.as_ref();
-        let _one = journal.map(|journal| journal.writing.lock());
-        let (mut schema, mut rows) = self.prepare(write)?;
-        let mut state = self.state.write();
-        while !Arc::ptr_eq(&schema, &state.schema) {
-            // Columns came while the rows were prepared.
-            drop(state);
-            (schema, rows) = self.prepare(write)?;
-            state = self.state.write();
-        }
-        let now = self.clock.now_micros();
-        state.expire(now);
-        let mut applied = Applied {
-            rejected: std::mem::take(&mut rows.rejected),
-            ..Applied::default()
-        };
-        if let Some(at) = write.position {
-            let known = match journal {
-                Some(journal) => journal.position(&at.producer),
-                None => state.positions.get(&at.producer).copied(),
-            };
-            if known.is_some_and(|known| at.position <= known) {
-                state.stats.duplicates += 1;
-                applied.duplicate = true;
-                return Ok(applied);
-            }
-        }
-        let keys = state.keys_of(&rows)?;
-        state.check_room(&rows, keys.as_ref())?;
-        if !state.chunks_can_take(&rows) {
-            return Err(Error::new(Class::Permanent, "table.rows-large").with("table", &self.name));
-        }
-        let times = vec![now; rows.rows];
-        if let (Some(journal), 0, Some(at)) = (journal, rows.rows, write.position) {
-            let is_kept = state.is_moving;
-            drop(state);
-            journal.note(&schema, Some(at), (now, is_kept))?;
-            state = self.state.write();
-        } else if let Some(journal) = journal
-            && rows.rows > 0
-        {
-            // The lock is not held while waiting for the disk, so readers go on. `writing` keeps other writers out.
-            let is_kept = state.is_moving;
-            drop(state);
-            let entry = Entry {
-                rows: rows.to_record(&schema)?,
-                deletes: rows.deletes.clone(),
-                times: times.clone(),
-                is_snapshot: false,
-                is_note: false,
-                is_kept,
-            };
-            journal.append(&entry, write.position)?;
-            state = self.state.write();
-        }
-        let done = state.put(&rows, keys.as_ref(), &times);
-        if let (Some(at), None) = (write.position, journal) {
-            state
-                .positions
-                .insert(Arc::clone(&at.producer), at.position);
-        }
-        state.stats.put += done.put as u64;
-        state.stats.deleted += done.deleted as u64;
-        state.stats.rejected += applied.rejected.len() as u64;
-        applied.put = done.put;
-        applied.overwritten = done.overwritten;
-        applied.deleted = done.deleted;
-        if let Some(journal) = journal
-            && journal.wants_snapshot(state.stats.bytes)
-        {
-            drop(state);
-            // The write is journalled and applied; a snapshot that fails is tried again by the next one.
-            if let Err(error) = self.shorten(journal) {
-                tracing::warn!(table = %self.name, %error, "the table's journal was not shortened");
-            }
-        }
-        Ok(applied)
+        self.put(write, None)
+    }
+
+    fn compares(&self) -> bool {
+        true
+    }
+
+    fn write_newer(&self, write: &Write<'_>, newer: &Newer) -> Result<Applied, Error> {
+        self.put(write, Some(newer))
+    }
+
+    fn changes(&self) -> Option<&dyn ChangeLog> {
+        let is_kept = self.journal.is_some() && self.state.read().options.changes;
+        is_kept.then_some(self as &dyn ChangeLog)
     }
 
     fn scan(&self, scan: &Scan) -> Result<Rows, Error> {
@@ -425,28 +510,7 @@ impl Table for Hot {
         state.expire(self.clock.now_micros());
         // Other readers may go on meanwhile.
         let state = RwLockWriteGuard::downgrade(state);
-        columns::check_lookup(&self.name, &state.schema, &state.key, lookup.keys)?;
-        let keys = state.encode_keys(lookup.keys)?;
-        let is_null = |key: usize| lookup.keys.iter().any(|column| column.is_null(key));
-        let (mut slots, mut places) = (Vec::new(), Vec::with_capacity(keys.num_rows()));
-        for key in 0..keys.num_rows() {
-            let slot = match is_null(key) {
-                true => None,
-                false => state.slot(keys.row(key).data()),
-            };
-            places.push(slot.map(|_| slots.len() as u32));
-            slots.extend(slot);
-        }
-        let schema = state.schema.project(lookup.columns);
-        let schema = Arc::new(schema.map_err(columns::arrow_error)?);
-        let arrays = lookup.columns.iter();
-        let arrays = arrays.map(|column| state.gather(*column, &slots)).collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(slots.len()));
-        let rows = RecordBatch::try_new_with_options(schema, arrays, &options);
-        Ok(Found {
-            rows: rows.map_err(columns::arrow_error)?,
-            places: places.into(),
-        })
+        self.find(&state, lookup)
     }
 
     fn rows(&self) -> Result<u64, Error> {
@@ -473,6 +537,68 @@ impl Table for Hot {
         }
         Ok(stats)
     }
+}
+
+impl ChangeLog for Hot {
+    fn identity(&self) -> Result<Option<u64>, Error> {
+        let journal = self.journal.as_ref();
+        let identity = journal.and_then(|journal| journal.position(IDENTITY));
+        Ok(identity.filter(|_| is_kept(identity)))
+    }
+
+    fn end(&self) -> Result<u64, Error> {
+        Ok(self.journal.as_ref().map_or(0, Journal::end))
+    }
+
+    fn picture(&self) -> Result<(u64, Rows), Error> {
+        let _one = self.journal.as_ref().map(|journal| journal.writing.lock());
+        Ok((ChangeLog::end(self)?, self.scan(&Scan::default())?))
+    }
+
+    fn read(&self, behind: u64, bytes_max: usize) -> Result<ReadChanges, Error> {
+        match &self.journal {
+            Some(journal) => journal.changes(&self.name, behind, bytes_max),
+            None => Err(gap(&self.name, behind)),
+        }
+    }
+
+    fn renew(&self) -> Result<u64, Error> {
+        let Some(journal) = &self.journal else {
+            return Err(gap(&self.name, 0));
+        };
+        let _one = journal.writing.lock();
+        let (schema, is_moving) = {
+            let state = self.state.read();
+            (Arc::clone(&state.schema), state.is_moving)
+        };
+        let now = self.clock.now_micros();
+        let identity = next_identity(journal.position(IDENTITY), now, true);
+        let at = ProducerPosition::new(IDENTITY, identity);
+        journal.note(&schema, Some(&at), (now, is_moving))?;
+        Ok(identity)
+    }
+
+    fn forget(&self, until: u64) -> Result<(), Error> {
+        match &self.journal {
+            Some(journal) => journal.taken(until),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Notes that changes are kept from now on, or are not.
+fn note_identity(
+    journal: &Journal,
+    schema: &SchemaRef,
+    keeps: bool,
+    (now, is_moving): (i64, bool),
+) -> Result<(), Error> {
+    let known = journal.position(IDENTITY);
+    if is_kept(known) == keeps {
+        return Ok(());
+    }
+    let at = ProducerPosition::new(IDENTITY, next_identity(known, now, keeps));
+    journal.note(schema, Some(&at), (now, is_moving))
 }
 
 fn one_row(
@@ -511,8 +637,7 @@ fn snapshot_entries(rows: &RecordBatch, times: &[i64], is_kept: bool) -> Vec<Res
                 rows: rows.slice(from, next - from),
                 deletes: None,
                 times: times[from..next].to_vec(),
-                is_snapshot: true,
-                is_note: false,
+                kind: EntryKind::Snapshot,
                 is_kept,
             }));
             (from, bytes) = (next, 0);

@@ -10,7 +10,7 @@ use arrow::compute::filter_record_batch;
 use busbar_event::{Class, Error};
 use parking_lot::Mutex;
 
-use super::journal::Entry;
+use super::journal::{Entry, EntryKind};
 use super::{DueBatch, Hot, HotTable, state::DueRows};
 use crate::columns::arrow_error;
 use crate::limits::{MOVE_INTERVAL, MOVE_RETRY_MAX};
@@ -227,8 +227,7 @@ impl Hot {
                 rows: keys,
                 deletes: Some(BooleanArray::from(vec![true; deleted])),
                 times: vec![self.clock.now_micros(); deleted],
-                is_snapshot: false,
-                is_note: false,
+                kind: EntryKind::Moved,
                 is_kept: true,
             };
             journal.append(&entry, None)?;

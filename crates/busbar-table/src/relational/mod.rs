@@ -1,5 +1,6 @@
 //! The relational engine: rows in a SQLite file.
 
+mod kept_changes;
 mod lookup;
 mod query;
 mod scan;
@@ -17,12 +18,15 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{Float64Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
 use busbar_event::{Class, Error, time};
+use busbar_log::Clock;
 use parking_lot::{Mutex, RwLock};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use crate::ProducerPosition;
+use crate::change_log::{ChangeLog, KeptChanges};
 use crate::columns::{self, ColumnType, TypedRows, arrow_error, type_of};
+use crate::compared::{Newer, compare};
 use crate::table::{
     Applied, Capabilities, Found, LooksBack, Lookup, Rows, Scan, Stats, Table, Write,
 };
@@ -53,6 +57,8 @@ pub struct Relational {
     writer: Mutex<Connection>,
     readers: Arc<Readers>,
     counters: Counters,
+    changes: KeptChanges,
+    clock: Arc<dyn Clock>,
     /// The number of rows, and of the write after which they were counted.
     counted: Mutex<Option<(u64, u64)>>,
 }
@@ -73,6 +79,7 @@ impl Relational {
         name: &str,
         declared: &SchemaRef,
         key: &[String],
+        clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         let (writer, shape) = open_file(path, name, key)?;
         let table = Self {
@@ -89,6 +96,8 @@ impl Relational {
                 idle: Mutex::default(),
             }),
             counters: Counters::default(),
+            changes: KeptChanges::default(),
+            clock,
             counted: Mutex::default(),
         };
         table.declare(declared)?;
@@ -123,7 +132,8 @@ impl Relational {
         *self.counted.lock() = None;
         drop(writer);
         let declared = Arc::clone(&self.declared.read());
-        self.widen(&declared, false)
+        self.widen(&declared, false)?;
+        self.keep_changes(self.changes.are_kept(), self.clock.now_micros())
     }
 
     fn widen(&self, schema: &Schema, declared: bool) -> Result<(), Error> {
@@ -138,6 +148,77 @@ impl Relational {
         schema::write_columns(&mut writer, &self.name, &before.schema, &next)?;
         *self.shape.write() = Arc::new(next);
         Ok(())
+    }
+
+    /// Puts and deletes rows; with `newer` only those that are newer than what is there.
+    fn put(&self, write: &Write<'_>, newer: Option<&Newer>) -> Result<Applied, Error> {
+        let shape = self.shape();
+        if shape.key.len() < self.key.len() {
+            return Err(Error::new(Class::Configuration, "table.key-missing")
+                .with("table", &self.name)
+                .with("column", &self.key[0]));
+        }
+        let mut rows = columns::typed_rows(&self.name, &shape.schema, &shape.key, write)?;
+        if let Some(newer) = newer {
+            let given = write.rows.num_rows();
+            newer.reject_unversioned(&self.name, &shape.schema, &mut rows, given)?;
+        }
+        let mut applied = Applied {
+            rejected: std::mem::take(&mut rows.rejected),
+            ..Applied::default()
+        };
+        let fault = |cause| sqlite_error(&self.name, cause);
+        let mut writer = self.writer.lock();
+        if !self.in_place() {
+            return Err(Error::new(Class::Configuration, "table.file-gone")
+                .with("table", &self.name)
+                .with("file", self.path.display()));
+        }
+        let transaction = writer
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(fault)?;
+        if let Some(at) = write.position
+            && !advance(&transaction, &self.name, at)?
+        {
+            self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+            applied.duplicate = true;
+            return Ok(applied);
+        }
+        let position = write.position;
+        let is_followed = self.changes.are_kept();
+        let (mut kept, mut absent) = (0, 0);
+        if is_followed {
+            self.changes.check_room(&self.name)?;
+        }
+        if newer.is_some() || is_followed {
+            // Nobody else writes, so what readers see is what this write meets.
+            let find = |lookup: &Lookup<'_>| self.lookup(lookup);
+            let key = (&shape.schema, &*shape.key);
+            let compared = compare(&self.name, rows, key, newer, find)?;
+            if is_followed {
+                let now = self.clock.now_micros();
+                kept = self.note_change(&transaction, &compared.whole, position, now)?;
+            }
+            absent = compared.absent;
+            applied.conflicts = compared.conflicts;
+            rows = compared.rows;
+        }
+        applied.overwritten = put(&transaction, &self.name, &shape, &rows, position)?;
+        transaction.commit().map_err(fault)?;
+        self.changes.kept(kept);
+        applied.put = rows.rows - rows.deleted();
+        applied.deleted = rows.deleted() + absent;
+        let counters = &self.counters;
+        counters.writes.fetch_add(1, Ordering::Relaxed);
+        counters
+            .put
+            .fetch_add(applied.put as u64, Ordering::Relaxed);
+        counters
+            .deleted
+            .fetch_add(applied.deleted as u64, Ordering::Relaxed);
+        let rejected = applied.rejected.len() as u64;
+        counters.rejected.fetch_add(rejected, Ordering::Relaxed);
+        Ok(applied)
     }
 
     fn shape(&self) -> Arc<Shape> {
@@ -191,50 +272,19 @@ impl Table for Relational {
     }
 
     fn write(&self, write: &Write<'_>) -> Result<Applied, Error> {
-        let shape = self.shape();
-        if shape.key.len() < self.key.len() {
-            return Err(Error::new(Class::Configuration, "table.key-missing")
-                .with("table", &self.name)
-                .with("column", &self.key[0]));
-        }
-        let mut rows = columns::typed_rows(&self.name, &shape.schema, &shape.key, write)?;
-        let mut applied = Applied {
-            rejected: std::mem::take(&mut rows.rejected),
-            ..Applied::default()
-        };
-        let fault = |cause| sqlite_error(&self.name, cause);
-        let mut writer = self.writer.lock();
-        if !self.in_place() {
-            return Err(Error::new(Class::Configuration, "table.file-gone")
-                .with("table", &self.name)
-                .with("file", self.path.display()));
-        }
-        let transaction = writer
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(fault)?;
-        if let Some(at) = write.position
-            && !advance(&transaction, &self.name, at)?
-        {
-            self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
-            applied.duplicate = true;
-            return Ok(applied);
-        }
-        let position = write.position;
-        applied.overwritten = put(&transaction, &self.name, &shape, &rows, position)?;
-        transaction.commit().map_err(fault)?;
-        applied.deleted = rows.deleted();
-        applied.put = rows.rows - applied.deleted;
-        let counters = &self.counters;
-        counters.writes.fetch_add(1, Ordering::Relaxed);
-        counters
-            .put
-            .fetch_add(applied.put as u64, Ordering::Relaxed);
-        counters
-            .deleted
-            .fetch_add(applied.deleted as u64, Ordering::Relaxed);
-        let rejected = applied.rejected.len() as u64;
-        counters.rejected.fetch_add(rejected, Ordering::Relaxed);
-        Ok(applied)
+        self.put(write, None)
+    }
+
+    fn compares(&self) -> bool {
+        true
+    }
+
+    fn write_newer(&self, write: &Write<'_>, newer: &Newer) -> Result<Applied, Error> {
+        self.put(write, Some(newer))
+    }
+
+    fn changes(&self) -> Option<&dyn ChangeLog> {
+        self.changes.are_kept().then_some(self as &dyn ChangeLog)
     }
 
     fn scan(&self, scan: &Scan) -> Result<Rows, Error> {

@@ -220,6 +220,7 @@ impl Wide {
         self.check_call(rows.len())?;
         self.settle()?;
         let mut writer = self.writer.lock();
+        self.check_unfollowed()?;
         for tried in 0..WIDE_TRIES_MAX {
             if let Some((changed, committed)) = self.try_change(rows, &mut writer, tried)? {
                 drop(writer);
@@ -286,6 +287,17 @@ impl Wide {
         Ok(Some((changed, committed)))
     }
 
+    /// Changes are kept of whole rows.
+    fn check_unfollowed(&self) -> Result<(), Error> {
+        match self.changes.are_kept() {
+            true => {
+                let error = Error::new(Class::Configuration, "table.changes-cells");
+                Err(error.with("table", &self.name))
+            }
+            false => Ok(()),
+        }
+    }
+
     fn contended(&self) -> Error {
         Error::new(Class::Transient, "table.wide-contended").with("table", &self.name)
     }
@@ -298,6 +310,7 @@ impl Wide {
         self.check_call(sums.len())?;
         self.settle()?;
         let mut writer = self.writer.lock();
+        self.check_unfollowed()?;
         for tried in 0..WIDE_TRIES_MAX {
             if let Some(added) = self.try_increment(sums, &mut writer, tried)? {
                 let (answers, fragments, committed) = added;

@@ -6,6 +6,7 @@ mod cells;
 mod json;
 mod keeper;
 mod kept;
+mod kept_changes;
 mod kept_rows;
 mod key;
 mod layout;
@@ -29,7 +30,9 @@ use busbar_event::{Class, Error};
 use busbar_log::Clock;
 use parking_lot::{Mutex, RwLock};
 
+use crate::change_log::{ChangeLog, KeptChanges};
 use crate::columns;
+use crate::compared::Newer;
 use crate::limits::{WIDE_COUNT_EVERY, WIDE_COUNT_PAUSE, WIDE_COUNT_ROWS, WIDE_FAMILIES_EVER_MAX};
 use crate::spec::{CellPlace, WideOptions, check_key_type};
 use crate::table::{
@@ -79,6 +82,7 @@ pub struct Wide {
     layout: RwLock<Arc<WideLayout>>,
     writer: Mutex<Stamper>,
     counters: WideCounters,
+    changes: KeptChanges,
     counted: Mutex<Option<RowCount>>,
     sweeper: Sweeper,
 }
@@ -157,6 +161,7 @@ impl Wide {
             layout: RwLock::new(Arc::new(layout)),
             writer: Mutex::new(writer),
             counters: WideCounters::default(),
+            changes: KeptChanges::default(),
             counted: Mutex::default(),
             sweeper: Sweeper::default(),
             keeper,
@@ -451,7 +456,23 @@ impl Table for Wide {
 
     fn write(&self, write: &Write<'_>) -> Result<Applied, Error> {
         self.settle()?;
-        write::rows(self, write)
+        write::rows(self, write, None)
+    }
+
+    fn compares(&self) -> bool {
+        self.place().is_none()
+    }
+
+    fn write_newer(&self, write: &Write<'_>, newer: &Newer) -> Result<Applied, Error> {
+        if !self.compares() {
+            let error = Error::new(Class::Configuration, "table.no-newer");
+            return Err(error.with("table", &self.name));
+        }
+        write::rows(self, write, Some(newer))
+    }
+
+    fn changes(&self) -> Option<&dyn ChangeLog> {
+        self.changes.are_kept().then_some(self as &dyn ChangeLog)
     }
 
     fn scan(&self, scan: &Scan) -> Result<Rows, Error> {

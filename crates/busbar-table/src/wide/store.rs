@@ -35,12 +35,16 @@ const META: &str = "_meta";
 /// Time to live of the families of each table, by their numbers in keys, in microseconds.
 type Ttls = Arc<RwLock<HashMap<String, [Option<i64>; WIDE_FAMILIES_EVER_MAX]>>>;
 
+/// Key and value of what is kept beside the cells.
+type MetaEntry = (Vec<u8>, Vec<u8>);
+
 /// One fjall database: a keyspace for the cells of each table and one for what is kept beside them.
 ///
 /// | key in `_meta` | value |
 /// | --- | --- |
 /// | `l/<table>` | [`super::layout::StoredLayout`], JSON |
 /// | `p/<table>/<producer>` | the producer's last position, 8 bytes, big-endian |
+/// | `c/<table>/<position>` | a change that nobody has taken yet: see `kept_changes` |
 /// | `s/<table>` | the number of the table's last fragment, 8 bytes, big-endian |
 pub(crate) struct WideStore {
     folder: PathBuf,
@@ -210,6 +214,29 @@ impl WideStore {
     pub(super) fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
         let value = self.opened()?.meta.get(key).map_err(failed)?;
         Ok(value.map(|value| value.to_vec()))
+    }
+
+    /// What is kept beside the cells under the keys of a range, both ends included: at least one, and no more after `bytes_max`.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn meta_range(
+        &self,
+        from: &str,
+        to: &str,
+        bytes_max: usize,
+    ) -> Result<Vec<MetaEntry>, Error> {
+        let opened = self.opened()?;
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        for guard in opened.database.snapshot().range(&opened.meta, from..=to) {
+            let (key, value) = guard.into_inner().map_err(failed)?;
+            bytes += value.len();
+            found.push((key.to_vec(), value.to_vec()));
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// Bytes on disk.
@@ -385,6 +412,10 @@ impl CellCommit {
 
     pub fn put_meta(&mut self, key: &str, value: &[u8]) {
         self.batch.insert(&self.opened.meta, key, value);
+    }
+
+    pub fn remove_meta(&mut self, key: &str) {
+        self.batch.remove(&self.opened.meta, key);
     }
 }
 

@@ -15,15 +15,21 @@ use super::cell::{CellValue, FragmentWriter, write_deletion};
 use super::json::cell_value;
 use super::keeper::WideCommit;
 use super::kept_rows::check_time;
+use super::key::KeyLayout;
 use super::layout::{WideColumn, WideLayout};
 use super::read::Stamp;
-use super::{Stamper, Wide};
+use super::{Stamper, Wide, scan};
 use crate::columns::{self, ColumnType, TypedRows, type_of};
+use crate::compared::{Newer, compare};
 use crate::limits::{WIDE_KEY_BYTES_MAX, WIDE_QUALIFIER_BYTES_MAX};
-use crate::table::{Applied, Rejected, Write};
+use crate::table::{Applied, Lookup, Rejected, Write, remaining};
 
 /// Puts and deletes the rows of a write.
-pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
+pub(super) fn rows(
+    table: &Wide,
+    write: &Write<'_>,
+    newer: Option<&Newer>,
+) -> Result<Applied, Error> {
     let layout = table.layout();
     let Some(form) = &layout.key else {
         return Err(Error::new(Class::Configuration, "table.key-missing")
@@ -31,13 +37,15 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
             .with("column", &table.key[0]));
     };
     let mut rows = columns::typed_rows(&table.name, &layout.schema, &layout.key_places, write)?;
+    if let Some(newer) = newer {
+        let given = write.rows.num_rows();
+        newer.reject_unversioned(&table.name, &layout.schema, &mut rows, given)?;
+    }
     let mut applied = Applied {
         rejected: std::mem::take(&mut rows.rejected),
         ..Applied::default()
     };
-    let places = remaining(write.rows.num_rows(), &applied.rejected);
-    let source = CellSource::new(&layout, &rows);
-
+    let mut places = remaining(write.rows.num_rows(), &applied.rejected);
     let mut writer = table.writer.lock();
     let mut commit = table.keeper.begin(&table.name)?;
     let is_duplicate = match write.position {
@@ -48,31 +56,45 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
             known.is_some_and(|known| at.position <= known)
         }
     };
+    let is_followed = table.changes.are_kept();
+    let (mut kept, mut absent) = (0, 0);
+    if (newer.is_some() || is_followed) && !is_duplicate {
+        if is_followed {
+            table.changes.check_room(&table.name)?;
+        }
+        // Rows that cannot be written are not compared with others.
+        let source = CellSource::new(&layout, &rows);
+        let mut rejected = Vec::new();
+        for row in 0..rows.rows {
+            if let Err(cause) = source.check(table, form, &layout, &rows, row)? {
+                rejected.push(Rejected { row, cause });
+            }
+        }
+        rows.rejected = std::mem::take(&mut applied.rejected);
+        rows.reject(rejected, write.rows.num_rows())?;
+        applied.rejected = std::mem::take(&mut rows.rejected);
+        let key = (&layout.schema, &*layout.key_places);
+        let find = |lookup: &Lookup<'_>| scan::find(table, lookup);
+        let compared = compare(&table.name, rows, key, newer, find)?;
+        if is_followed {
+            kept = table.note_change(&mut commit, &compared.whole, write.position)?;
+        }
+        absent = compared.absent;
+        applied.conflicts = compared.conflicts;
+        rows = compared.rows;
+        // All of them can be written.
+        places = (0..rows.rows).collect();
+    }
+    let source = CellSource::new(&layout, &rows);
     let mut stamps = Stamps::begin(&mut writer, table);
     let mut last = HashMap::with_capacity(rows.rows);
     let (mut row_key, mut entry, mut value) = (Vec::new(), Vec::new(), Vec::new());
-    let mut values = Vec::new();
     for (row, place) in places.into_iter().enumerate() {
-        values.clear();
-        values.extend(source.key.iter().map(|column| column.value(row)));
-        row_key.clear();
-        form.encode(&values, &mut row_key)?;
         let is_delete = rows.is_delete(row);
-        let time = source.time.and_then(|times| {
-            let at = times.is_valid(row).then(|| times.value(row));
-            at.filter(|_| !is_delete)
-        });
-        let early = time.filter(|_| !table.keeper.has_early_times());
-        let checked = if row_key.len() > WIDE_KEY_BYTES_MAX {
-            Err(key_too_large(row_key.len()))
-        } else if is_delete {
-            Ok(Vec::new())
-        } else {
-            let checked = check_time(early.unwrap_or(0));
-            checked.and_then(|()| source.free_cells(&layout, row))
-        };
-        let free = match checked {
-            Ok(free) => free,
+        row_key.clear();
+        let checked = source.check_into(table, form, &layout, &rows, row, &mut row_key)?;
+        let (time, free) = match checked {
+            Ok(checked) => checked,
             Err(cause) => {
                 applied.rejected.push(Rejected { row: place, cause });
                 continue;
@@ -145,8 +167,10 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
         table.keeper.sync_all()?;
         return Ok(applied);
     }
+    applied.deleted += absent;
     let fragments = stamps.finish(&mut commit);
     let committed = table.keeper.commit(commit, &table.layout())?;
+    table.changes.kept(kept);
     table.counters.writes.fetch_add(1, Ordering::Relaxed);
     drop(writer);
     if let Some(committed) = committed {
@@ -159,14 +183,6 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
     add(&table.counters.deleted, applied.deleted);
     table.sweep_after(fragments);
     Ok(applied)
-}
-
-/// The places in the batch of the rows that were not rejected.
-fn remaining(rows: usize, rejected: &[Rejected]) -> Vec<usize> {
-    let mut rejected = rejected.iter().map(|rejected| rejected.row).peekable();
-    (0..rows)
-        .filter(|row| rejected.next_if_eq(row).is_none())
-        .collect()
 }
 
 /// Numbers and times of the fragments of one commit.
@@ -258,6 +274,49 @@ impl<'a> CellSource<'a> {
         source
     }
 
+    /// Why a row cannot be written, if it cannot.
+    fn check(
+        &self,
+        table: &Wide,
+        form: &KeyLayout,
+        layout: &WideLayout,
+        rows: &TypedRows,
+        row: usize,
+    ) -> Result<Result<(), Error>, Error> {
+        let checked = self.check_into(table, form, layout, rows, row, &mut Vec::new())?;
+        Ok(checked.map(drop))
+    }
+
+    /// The key of a row, the time of its cells if they have one of their own, and its cells that stand in objects of free
+    /// families; or why it cannot be written.
+    fn check_into(
+        &self,
+        table: &Wide,
+        form: &KeyLayout,
+        layout: &WideLayout,
+        rows: &TypedRows,
+        row: usize,
+        row_key: &mut Vec<u8>,
+    ) -> Result<Result<CheckedRow, Error>, Error> {
+        let values: Vec<CellValue> = self.key.iter().map(|column| column.value(row)).collect();
+        form.encode(&values, row_key)?;
+        let is_delete = rows.is_delete(row);
+        let time = self.time.and_then(|times| {
+            let at = times.is_valid(row).then(|| times.value(row));
+            at.filter(|_| !is_delete)
+        });
+        let early = time.filter(|_| !table.keeper.has_early_times());
+        if row_key.len() > WIDE_KEY_BYTES_MAX {
+            return Ok(Err(key_too_large(row_key.len())));
+        }
+        if is_delete {
+            return Ok(Ok((time, Vec::new())));
+        }
+        let checked = check_time(early.unwrap_or(0));
+        let free = checked.and_then(|()| self.free_cells(layout, row));
+        Ok(free.map(|free| (time, free)))
+    }
+
     /// The cells of a row that stand in objects of free families.
     fn free_cells(&self, layout: &WideLayout, row: usize) -> Result<Vec<FreeCell>, Error> {
         let mut cells = Vec::new();
@@ -291,6 +350,9 @@ impl<'a> CellSource<'a> {
         Ok(cells)
     }
 }
+
+/// The time of a row's cells, and those that stand in objects.
+type CheckedRow = (Option<i64>, Vec<FreeCell>);
 
 /// A cell that stands in an object; without a value it is deleted.
 struct FreeCell {

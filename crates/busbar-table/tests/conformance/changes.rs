@@ -51,6 +51,7 @@ pub fn followed(table: &dyn Table) {
     let columns = ChangeColumns {
         change: "change".into(),
         unchanged: Some("unchanged".into()),
+        newer: None,
     };
     let write = |number: u64, of: &[Row<'_>]| {
         let at = ProducerPosition::new("flow:f/0", number);
@@ -105,6 +106,7 @@ pub fn followed(table: &dyn Table) {
     let missing = ChangeColumns {
         change: "op".into(),
         unchanged: None,
+        newer: None,
     };
     let error = missing.write(table, &rows(first), None).unwrap_err();
     assert_eq!(error.code(), "table.change-columns");

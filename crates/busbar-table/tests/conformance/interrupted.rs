@@ -71,6 +71,7 @@ pub fn completed(table: &dyn Table) {
     let columns = ChangeColumns {
         change: "change".into(),
         unchanged: Some("unchanged".into()),
+        newer: None,
     };
     let first: &[Row<'_>] = &[
         ("insert", Some("a"), 1, None),

@@ -1,6 +1,7 @@
 //! What every engine promises, asked of each. A new engine is one more line in [`ENGINES`].
 
 mod cases;
+mod change_log;
 mod changes;
 mod evolve;
 mod files;
