@@ -11,7 +11,7 @@ use crate::postgres_changes::{
     STREAM, apply, events, folded, other_columns_are_told_after_a_restart, running, stopped,
 };
 use crate::servers::{DatabaseServer, mariadb, own_mariadb, postgres};
-use crate::world::{Event, World, eventually, rest};
+use crate::world::{AtEnd, Event, World, eventually, rest};
 
 pub fn connection(server: &DatabaseServer, database: &str, follow: &str) -> String {
     format!(
@@ -246,6 +246,7 @@ pub fn joins(db: &DatabaseServer) {
     let done = AtomicBool::new(false);
     let world = world();
     std::thread::scope(|scope| {
+        let end = AtEnd(|| done.store(true, Ordering::SeqCst));
         let (done, database) = (&done, &database);
         let writer = scope.spawn(move || {
             let mut seed = 1;
@@ -268,7 +269,7 @@ pub fn joins(db: &DatabaseServer) {
                 false => Err(format!("{} events {:?}", events.len(), world.source("c"))),
             }
         });
-        done.store(true, Ordering::SeqCst);
+        drop(end);
         writer.join().expect("it writes");
     });
     same(db, &database, &world, "v", "id");

@@ -9,7 +9,7 @@ use busbar_event::{Class, Language};
 use busbar_flow::SourceStatus;
 
 use crate::servers::{DatabaseServer, own_postgres, postgres};
-use crate::world::{Event, World, eventually, rest};
+use crate::world::{AtEnd, Event, World, eventually, rest};
 
 pub const STREAM: (&str, &str) = ("streams/in.yaml", "topics: in/#\n");
 
@@ -331,6 +331,7 @@ fn a_snapshot_joins_the_stream_without_gap_or_duplicate() {
     let done = AtomicBool::new(false);
     let world = world();
     std::thread::scope(|scope| {
+        let end = AtEnd(|| done.store(true, Ordering::SeqCst));
         let writers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
@@ -354,7 +355,7 @@ fn a_snapshot_joins_the_stream_without_gap_or_duplicate() {
                 false => Err(format!("{} events {:?}", events.len(), world.source("c"))),
             }
         });
-        done.store(true, Ordering::SeqCst);
+        drop(end);
         for writer in writers {
             writer.join().expect("it writes");
         }

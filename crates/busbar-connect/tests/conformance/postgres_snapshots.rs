@@ -8,7 +8,7 @@ use busbar_connector::SnapshotState;
 use crate::mysql_changes::each_version_once;
 use crate::postgres_changes::{Followed, STREAM, VERSIONED, apply, events, running};
 use crate::servers::{DatabaseServer, postgres};
-use crate::world::{World, eventually};
+use crate::world::{AtEnd, World, eventually};
 
 fn world() -> World {
     World::new(Arc::new(tempfile::tempdir().expect("a folder")))
@@ -57,6 +57,7 @@ pub fn taken_anew(
     for round in 0..4_u64 {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let end = AtEnd(|| done.store(true, Ordering::SeqCst));
             scope.spawn(|| {
                 let mut seed = 100 * round + 1;
                 while !done.load(Ordering::SeqCst) {
@@ -86,7 +87,7 @@ pub fn taken_anew(
                 world.apply(files);
             }
             eventually("the snapshot", || read(&world));
-            done.store(true, Ordering::SeqCst);
+            drop(end);
         });
         let wanted = there();
         let rows = "select coalesce(string_agg(id || '|' || n, ',' order by id), '') from w";
@@ -167,6 +168,7 @@ fn between_two_snapshots_each_version_comes_once() {
     );
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let end = AtEnd(|| done.store(true, Ordering::SeqCst));
         scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
                 db.run("call change(100)");
@@ -174,7 +176,7 @@ fn between_two_snapshots_each_version_comes_once() {
         });
         world.take_anew("c", "public.v");
         read(1);
-        done.store(true, Ordering::SeqCst);
+        drop(end);
     });
     let events = world.events("in");
     let anew = events

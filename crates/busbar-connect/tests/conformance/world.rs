@@ -17,6 +17,16 @@ use busbar_log::sim::SimDisk;
 use busbar_log::{Clock, Log, LogOptions, SystemClock};
 use busbar_table::Tables;
 
+/// Does something when it is dropped: ends what another thread of a scope waits for, also where the test fails before it would
+/// say so, for the scope waits for its threads.
+pub struct AtEnd<F: FnMut()>(pub F);
+
+impl<F: FnMut()> Drop for AtEnd<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// How long a test waits for what has to come. Nothing takes as long; a machine may be slow or busy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
