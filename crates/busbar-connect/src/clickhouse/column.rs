@@ -49,18 +49,29 @@ pub struct ColumnWriter {
 const SECOND: i64 = 1_000_000;
 
 impl TableColumn {
-    fn keeps(&self) -> (ColumnKeeps, bool) {
+    /// The name of the type, without what wraps it, and the numbers in its parentheses.
+    pub fn bare(&self) -> (&str, Vec<i32>) {
         let mut kind = self.kind.as_str();
-        let mut nullable = false;
         for wrapper in ["LowCardinality(", "Nullable("] {
             if let Some(inner) = kind.strip_prefix(wrapper) {
                 kind = inner.strip_suffix(')').unwrap_or(inner);
-                nullable |= wrapper == "Nullable(";
             }
         }
         let (name, arguments) = kind.split_once('(').unwrap_or((kind, ""));
-        let mut arguments = arguments.trim_end_matches(')').split(',');
-        let mut argument = || arguments.next().and_then(|text| text.trim().parse().ok());
+        let arguments = arguments.trim_end_matches(')').split(',');
+        let numbers = arguments.map_while(|text| text.trim().parse().ok());
+        (name, numbers.collect())
+    }
+
+    fn keeps(&self) -> (ColumnKeeps, bool) {
+        let nullable = ["Nullable(", "LowCardinality(Nullable("];
+        let nullable = nullable.iter().any(|begin| self.kind.starts_with(begin));
+        let (name, arguments) = self.bare();
+        let argument = |at: usize| {
+            arguments
+                .get(at)
+                .and_then(|number| u32::try_from(*number).ok())
+        };
         let keeps = match name {
             "Int8" => ColumnKeeps::Int(i8::MIN.into(), i8::MAX.into()),
             "Int16" => ColumnKeeps::Int(i16::MIN.into(), i16::MAX.into()),
@@ -77,11 +88,11 @@ impl TableColumn {
             "Bool" => ColumnKeeps::Bool,
             "String" => ColumnKeeps::Bytes,
             "UUID" | "IPv4" | "IPv6" | "Enum8" | "Enum16" => ColumnKeeps::Form,
-            "Decimal" => ColumnKeeps::Decimal(argument().unwrap_or(10), argument().unwrap_or(0)),
+            "Decimal" => ColumnKeeps::Decimal(argument(0).unwrap_or(10), argument(1).unwrap_or(0)),
             "DateTime" => ColumnKeeps::Time(0, 0, i64::from(u32::MAX) * SECOND),
             // 1900 to 2261, which is the least of what its precisions reach to.
             "DateTime64" => ColumnKeeps::Time(
-                argument().unwrap_or(3),
+                argument(0).unwrap_or(3),
                 -2_208_988_800 * SECOND,
                 9_183_110_400 * SECOND,
             ),

@@ -1,6 +1,7 @@
 //! Requests to the server, and its refusals.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use busbar_connector::{Escape, Service as _, ServiceAnswer, ServiceContext, ServiceRequest};
 use busbar_event::{Class, Error, quote};
@@ -8,7 +9,8 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::ClickHouseOptions;
-use super::limits::ANSWER_BYTES_MAX;
+use super::limits::{ANSWER_BYTES_MAX, PLAIN_STATEMENT_BYTES};
+use super::lines::AnswerLines;
 use crate::http::{HttpClient, Remote, shown_url};
 use crate::places::Places;
 use crate::reason::reason;
@@ -65,9 +67,7 @@ impl ClickHouseLink {
         parameters: &[(&str, &str)],
         data: Bytes,
     ) -> Result<Bytes, Error> {
-        // With `wait_end_of_query` an error in the middle of an answer is not hidden behind its beginning.
-        let mut path = "/?wait_end_of_query=1&database=".to_owned();
-        Escape::Percent.write(&self.database, &mut path);
+        let mut path = self.path();
         for (name, value) in parameters {
             path.push_str("&param_");
             Escape::Percent.write(name, &mut path);
@@ -84,17 +84,50 @@ impl ClickHouseLink {
                 data
             }
         };
-        let request = ServiceRequest {
-            method: "POST".to_owned(),
-            path,
-            headers: Vec::new(),
-            body,
-            statement: None,
-        };
-        let answer = self.http.exchange(&request).await?;
+        self.send(path, body, rows).await
+    }
+
+    /// Runs a statement of a flow or a query, whose values may be at fault. An answer with rows begins with a line of their
+    /// names and one of their types; any other one is empty.
+    ///
+    /// # Errors
+    /// As [`ClickHouseLink::run`].
+    pub async fn ask(self: &Arc<Self>, statement: &str) -> Result<AnswerLines, Error> {
+        let mut path = self.path();
+        path.push_str("&default_format=TabSeparatedWithNamesAndTypes&date_time_output_format=iso");
+        if statement.len() > PLAIN_STATEMENT_BYTES {
+            path.push_str(&format!("&max_query_size={}", statement.len() + 1));
+        }
+        let body = Bytes::copy_from_slice(statement.as_bytes());
+        match self.http.in_pieces(&asked(path, body)).await? {
+            Ok(pieces) => Ok(AnswerLines::new(Arc::clone(self), pieces)),
+            Err(answer) => Err(self.refused(&answer, true)),
+        }
+    }
+
+    /// What requests go through.
+    pub(super) fn client(&self) -> &HttpClient {
+        &self.http
+    }
+
+    /// A line of an answer is larger than an answer may be.
+    pub fn too_large(&self) -> Error {
+        self.http.too_large()
+    }
+
+    fn path(&self) -> String {
+        // With `wait_end_of_query` an error in the middle of an answer is not hidden behind its beginning.
+        let mut path = "/?wait_end_of_query=1&database=".to_owned();
+        Escape::Percent.write(&self.database, &mut path);
+        path
+    }
+
+    /// `values`: values were sent, which may be at fault.
+    async fn send(&self, path: String, body: Bytes, values: bool) -> Result<Bytes, Error> {
+        let answer = self.http.exchange(&asked(path, body)).await?;
         match answer.status {
             200 => Ok(answer.body),
-            _ => Err(self.refused(&answer, rows)),
+            _ => Err(self.refused(&answer, values)),
         }
     }
 
@@ -124,8 +157,7 @@ impl ClickHouseLink {
             .with("said", quote(&start))
     }
 
-    /// `rows`: rows were sent, which may be at fault.
-    fn refused(&self, answer: &ServiceAnswer, rows: bool) -> Error {
+    fn refused(&self, answer: &ServiceAnswer, values: bool) -> Error {
         let text = String::from_utf8_lossy(&answer.body);
         let number = answer.headers.get("x-clickhouse-exception-code");
         let number = number.and_then(|number| number.to_str().ok()?.parse().ok());
@@ -135,7 +167,7 @@ impl ClickHouseLink {
             number.parse().ok()
         });
         let (class, code) = match told(number, answer.status) {
-            (Class::Permanent, _) if !rows => (Class::Configuration, "clickhouse.refused"),
+            (Class::Permanent, _) if !values => (Class::Configuration, "clickhouse.refused"),
             told => told,
         };
         let said = match text.trim() {
@@ -146,6 +178,16 @@ impl ClickHouseLink {
             .with("url", &self.url)
             .with("database", &self.database)
             .with("said", said)
+    }
+}
+
+fn asked(path: String, body: Bytes) -> ServiceRequest {
+    ServiceRequest {
+        method: "POST".to_owned(),
+        path,
+        headers: Vec::new(),
+        body,
+        statement: None,
     }
 }
 

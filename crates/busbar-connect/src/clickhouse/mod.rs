@@ -1,4 +1,5 @@
-//! `clickhouse`: tables of ClickHouse over HTTP. Rows are inserted; the rows of a statement are read.
+//! `clickhouse`: tables of ClickHouse over HTTP. Rows are inserted; the rows of a statement are read; tables are looked up and
+//! queried.
 //!
 //! ```yaml
 //! clickhouse:
@@ -9,7 +10,9 @@
 //! ```
 
 mod column;
+mod database;
 mod limits;
+mod lines;
 mod link;
 mod sink;
 mod source;
@@ -22,18 +25,21 @@ use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic, Project};
 use busbar_connector::{
     Connector, Guarantee, LiteralSecret, Roles, ServiceContext, Sink, SinkContext, Source,
-    SourceContext, Survey, Work,
+    SourceContext, SqlDatabase, Survey, Work,
 };
 use busbar_event::{Class, Error};
+use busbar_log::Clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{RemoteOptions, check_remote};
 use crate::places::Places;
+use crate::schedule::{CronTimes, RunSchedule};
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
 use crate::{lacks_sink, lacks_source};
+use database::ClickHouseDatabase;
 use link::ClickHouseLink;
 use sink::ClickHouseSink;
 use source::ClickHouseSource;
@@ -54,6 +60,9 @@ pub struct ClickHouse {
 ///
 /// As a source: the rows of a statement in the order of a column whose values grow, at least once. A row that gets a value
 /// before the last one that was read does not come.
+///
+/// Without either: steps look rows up in its tables (`join` with `table: NAME.patient`, or `NAME.database.patient`), `call` its
+/// statements, and SQL reads its tables. The user needs `readonly` 0 or 2: settings come with each request.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClickHouseOptions {
@@ -88,9 +97,10 @@ struct ClickHouseQuery {
     position: String,
     /// `{position}` of the first run.
     start: String,
-    /// Pause before the next run when there was nothing new.
-    #[serde(default = "ten_seconds")]
-    every: Span,
+    /// How often it is run; 10 s unless this or `at` is set.
+    every: Option<Span>,
+    /// When it is run, in UTC and as cron writes it, with minute, hour, day, month and weekday: `0 3 * * *`.
+    at: Option<String>,
     /// How many rows are asked for at a time.
     #[serde(default = "ten_thousand")]
     rows: usize,
@@ -120,12 +130,21 @@ fn a_minute() -> Span {
     Span::from_micros(60_000_000)
 }
 
-fn ten_seconds() -> Span {
-    Span::from_micros(10_000_000)
-}
-
 fn ten_thousand() -> usize {
     10_000
+}
+
+impl ClickHouseQuery {
+    /// When the statement is run.
+    fn schedule(&self, clock: &Arc<dyn Clock>) -> RunSchedule {
+        match self.at.as_deref().and_then(CronTimes::read) {
+            Some(times) => RunSchedule::at(times, Arc::clone(clock)),
+            None => {
+                let every = self.every.unwrap_or(Span::from_micros(10_000_000));
+                RunSchedule::every(every.as_duration())
+            }
+        }
+    }
 }
 
 impl ClickHouse {
@@ -166,18 +185,22 @@ impl ClickHouse {
             }
         };
         match (&options.query, &options.write) {
-            (None, None) | (Some(_), Some(_)) => {
-                return Err(refuse("write", "clickhouse.no-role"));
-            }
+            (None, None) => {}
+            (Some(_), Some(_)) => return Err(refuse("write", "clickhouse.no-role")),
             (Some(query), None) => {
                 self.topic(spec)?;
                 if !query.statement.contains("{position:") {
                     return Err(at("query", "statement", wrong("clickhouse.statement")));
                 }
-                if query.every.as_duration() < limits::EVERY_MIN {
+                let every = query.every.map(|every| every.as_duration());
+                if every.is_some_and(|every| every < limits::EVERY_MIN) {
                     let least = limits::EVERY_MIN.as_millis();
                     let error = wrong("clickhouse.every").with("least_ms", least);
                     return Err(at("query", "every", error));
+                }
+                let times = query.at.as_deref().map(CronTimes::read);
+                if times == Some(None) || times.is_some() && every.is_some() {
+                    return Err(at("query", "at", wrong("clickhouse.query-at")));
                 }
                 if !(1..=limits::PAGE_ROWS_MAX).contains(&query.rows) {
                     let error = wrong("clickhouse.rows").with("most", limits::PAGE_ROWS_MAX);
@@ -210,7 +233,7 @@ impl Connector for ClickHouse {
         Ok(Roles {
             source: options.query.is_some(),
             sink: options.write.is_some(),
-            service: false,
+            service: true,
         })
     }
 
@@ -233,6 +256,26 @@ impl Connector for ClickHouse {
 
     fn guarantee(&self) -> Guarantee {
         Guarantee::ExactlyOnce
+    }
+
+    fn is_database(&self) -> bool {
+        true
+    }
+
+    fn keeps_tables(&self) -> bool {
+        false
+    }
+
+    fn database<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn SqlDatabase>, Error>> {
+        Box::pin(async move {
+            let options = self.options(spec)?;
+            let link = ClickHouseLink::open(&options, &context, &self.places).await?;
+            Ok(Arc::new(ClickHouseDatabase::new(link)) as Arc<dyn SqlDatabase>)
+        })
     }
 
     fn survey<'a>(

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use super::ClickHouseQuery;
 use super::link::ClickHouseLink;
 use crate::change::attempt;
+use crate::schedule::RunSchedule;
 use crate::topic::TopicTemplate;
 
 /// Runs a statement.
@@ -20,6 +21,7 @@ pub struct ClickHouseSource {
     link: ClickHouseLink,
     options: ClickHouseQuery,
     topic: String,
+    schedule: RunSchedule,
     place: RowPlace,
     /// Behind the last batch.
     position: u64,
@@ -33,6 +35,9 @@ pub struct ClickHouseSource {
 struct RowPlace {
     #[serde(default)]
     value: Option<String>,
+    /// More rows of this run may follow.
+    #[serde(default)]
+    running: bool,
 }
 
 impl ClickHouseSource {
@@ -47,6 +52,7 @@ impl ClickHouseSource {
         ClickHouseSource {
             link,
             topic: written,
+            schedule: options.schedule(&context.clock),
             place: serde_json::from_slice(context.resume.note("")).unwrap_or_default(),
             position: attempt(context.clock.now_micros(), context.resume.position("")),
             rows: options.rows,
@@ -56,6 +62,13 @@ impl ClickHouseSource {
     }
 
     async fn next(&mut self) -> Result<Polled, Error> {
+        let wait = match self.place.running {
+            true => Duration::ZERO,
+            false => self.schedule.wait(),
+        };
+        if !wait.is_zero() {
+            return Ok(Polled::Idle(wait));
+        }
         // One row more than is published, to see whether it has the same position as the last one.
         let statement = format!(
             "{} SETTINGS limit = {}, output_format_json_quote_64bit_integers = 0, date_time_output_format = 'iso' FORMAT JSONEachRow",
@@ -75,7 +88,11 @@ impl ClickHouseSource {
         self.rows = (self.rows * 2).min(self.options.rows);
         Ok(match polling {
             Some(polling) => Polled::Batch(polling),
-            None => Polled::Idle(self.options.every.as_duration()),
+            None => {
+                self.place.running = false;
+                self.schedule.ran();
+                Polled::Idle(Duration::ZERO)
+            }
         })
     }
 
@@ -117,6 +134,7 @@ impl ClickHouseSource {
             });
         }
         self.place.value = Some(last);
+        self.place.running = true;
         self.position += 1;
         Ok(Some(Polling {
             batch: self.builder.finish(),

@@ -173,6 +173,16 @@ impl HttpClient {
     }
 
     async fn attempt(&self, request: &ServiceRequest) -> Result<ServiceAnswer, Error> {
+        let (answer, mut sender) = self.begun(request).await?;
+        let answer = self.whole(answer).await?;
+        if sender.ready().await.is_ok() {
+            self.rest(sender);
+        }
+        Ok(answer)
+    }
+
+    /// The head of an answer, and the connection that its body comes over.
+    async fn begun(&self, request: &ServiceRequest) -> Result<BegunAnswer, Error> {
         let mut request = self.outgoing(request)?;
         loop {
             let (mut sender, used) = match self.rested() {
@@ -180,13 +190,7 @@ impl HttpClient {
                 None => (self.connect_once().await?, false),
             };
             match sender.try_send_request(request).await {
-                Ok(answer) => {
-                    let answer = self.whole(answer).await?;
-                    if sender.ready().await.is_ok() {
-                        self.rest(sender);
-                    }
-                    return Ok(answer);
-                }
+                Ok(answer) => return Ok((answer, sender)),
                 // The other side has closed it meanwhile, and nothing of the request has gone out.
                 Err(mut why) => match why.take_message() {
                     Some(unsent) if used => request = unsent,
@@ -194,6 +198,30 @@ impl HttpClient {
                 },
             }
         }
+    }
+
+    /// Sends a request, and hands out the body of its answer as it comes, however large it is; the whole answer where its status
+    /// is not one of success. Each piece may take as long as a request.
+    ///
+    /// # Errors
+    /// As [`Service::exchange`].
+    pub(crate) async fn in_pieces(
+        &self,
+        request: &ServiceRequest,
+    ) -> Result<Result<AnswerPieces, ServiceAnswer>, Error> {
+        self.in_time(async {
+            let (answer, sender) = self.begun(request).await?;
+            if !answer.status().is_success() {
+                return self.whole(answer).await.map(Err);
+            }
+            let (head, body) = answer.into_parts();
+            Ok(Ok(AnswerPieces {
+                headers: head.headers,
+                body,
+                sender: Some(sender),
+            }))
+        })
+        .await
     }
 
     /// A connection that nobody uses.
@@ -362,6 +390,41 @@ impl HttpClient {
         Error::new(Class::Transient, "connect.http-unreachable")
             .with("url", &self.shown)
             .caused_by(Cause(reason(&why)))
+    }
+}
+
+/// The head of an answer, and the connection that its body comes over.
+type BegunAnswer = (Response<Incoming>, http1::SendRequest<Full<Bytes>>);
+
+/// The body of an answer, as it comes. Dropped before its end, it closes the connection.
+pub(crate) struct AnswerPieces {
+    pub headers: HeaderMap,
+    body: Incoming,
+    sender: Option<http1::SendRequest<Full<Bytes>>>,
+}
+
+impl AnswerPieces {
+    /// The next piece; none behind the last.
+    ///
+    /// # Errors
+    /// *Transient*: it does not come.
+    pub(crate) async fn next(&mut self, client: &HttpClient) -> Result<Option<Bytes>, Error> {
+        client
+            .in_time(async {
+                while let Some(frame) = self.body.frame().await {
+                    let frame = frame.map_err(|why| client.unreachable(why))?;
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                if let Some(mut sender) = self.sender.take()
+                    && sender.ready().await.is_ok()
+                {
+                    client.rest(sender);
+                }
+                Ok(None)
+            })
+            .await
     }
 }
 

@@ -30,7 +30,7 @@ use crate::limits::HTTP_TIMEOUT_MAX;
 use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
-pub(crate) use client::{HttpClient, Remote};
+pub(crate) use client::{AnswerPieces, HttpClient, Remote};
 pub(crate) use refusal::asked_pause;
 pub(crate) use rest::{RestForm, check_head, check_headers, refused_answer, status_class};
 use sink::HttpSink;

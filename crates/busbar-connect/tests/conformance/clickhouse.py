@@ -1,5 +1,6 @@
 """The engine of ClickHouse behind the part of its HTTP interface that tests use: clickhouse.py FOLDER PORT."""
 
+import json
 import re
 import sys
 import threading
@@ -10,6 +11,7 @@ from chdb import session
 
 SESSION = session.Session(sys.argv[1])
 TURN = threading.Lock()
+SETTINGS = ["date_time_output_format", "max_query_size"]
 
 
 def text_of(body):
@@ -37,14 +39,19 @@ class Handler(BaseHTTPRequestHandler):
         try:
             with TURN:
                 SESSION.query(f"USE {query.get('database', 'default')}")
-                said = SESSION.query(text_of(body), "TabSeparated")
+                for name in SETTINGS:
+                    value = f"'{query[name]}'" if name in query else "DEFAULT"
+                    SESSION.query(f"SET {name} = {value}")
+                said = SESSION.query(text_of(body), query.get("default_format", "TabSeparated"))
+                written = said.rows_written() if said is not None else 0
                 said = said.bytes() if said is not None else b""
-            self.answer(200, said)
+            self.answer(200, said, written)
         except Exception as why:  # noqa: BLE001 - the client is told
             self.answer(500, str(why).encode())
 
-    def answer(self, status, body):
+    def answer(self, status, body, written=0):
         self.send_response(status)
+        self.send_header("X-ClickHouse-Summary", json.dumps({"written_rows": str(written)}))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

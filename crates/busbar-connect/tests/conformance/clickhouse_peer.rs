@@ -18,6 +18,8 @@ pub fn subject() -> Subject {
             "clickhouse: { url: 'http://127.0.0.1:1', write: { table: t } }\n",
             "clickhouse: { url: 'https://127.0.0.1:1/ch', database: d, user: u, password: { env: P }, tls: { ca: ca.pem }, timeout: 5s, write: { table: t, positions: p } }\n",
             "clickhouse: { url: 'http://127.0.0.1:1', query: { statement: 'select * from t where id > {position:UInt64} order by id', position: id, start: '0', every: 1s, rows: 500 } }\ntopic: a/${connection}\n",
+            "clickhouse: { url: 'http://127.0.0.1:1', query: { statement: 'select {position:Int8}', position: id, start: '0', at: '0 3 * * 1-5' } }\n",
+            "clickhouse: { url: 'http://127.0.0.1:1' }\n",
         ],
         wrong: vec![
             ("clickhouse: { write: { table: t } }\n", "url"),
@@ -29,7 +31,18 @@ pub fn subject() -> Subject {
                 "clickhouse: { url: 'http://a?user=u', write: { table: t } }\n",
                 "http://a?user=u",
             ),
-            ("clickhouse: { url: 'http://a' }\n", "write"),
+            (
+                "clickhouse: { url: 'http://a', write: { table: t }, query: { statement: 'select {position:Int8}', position: id, start: '0' } }\n",
+                "table",
+            ),
+            (
+                "clickhouse: { url: 'http://a', query: { statement: 'select {position:Int8}', position: id, start: '0', at: '0 25 * * *' } }\n",
+                "0 25 * * *",
+            ),
+            (
+                "clickhouse: { url: 'http://a', query: { statement: 'select {position:Int8}', position: id, start: '0', at: '0 3 * * *', every: 1s } }\n",
+                "0 3 * * *",
+            ),
             (
                 "clickhouse: { url: 'http://a', write: { table: d.t } }\n",
                 "d.t",
@@ -101,6 +114,10 @@ pub struct Rows {
     held: Vec<Request>,
     /// Numbers that are read.
     pub numbers: BTreeSet<u64>,
+    /// What is answered to statements of look-ups, calls and queries: lines of TabSeparated.
+    pub said: BTreeMap<String, Vec<u8>>,
+    /// Such statements as they came.
+    pub asked: Vec<String>,
 }
 
 impl ClickHousePeer {
@@ -115,6 +132,8 @@ impl ClickHousePeer {
             slow: false,
             held: Vec::new(),
             numbers: BTreeSet::new(),
+            said: BTreeMap::new(),
+            asked: Vec::new(),
         }));
         let web = Web::new();
         let answering = Arc::clone(&store);
@@ -175,9 +194,26 @@ impl Rows {
         if statement.contains("FROM system.columns") {
             let mut text = String::new();
             for (name, kind) in &self.columns {
-                let _ = writeln!(text, "{{\"name\":\"{name}\",\"type\":\"{kind}\"}}");
+                let _ = writeln!(
+                    text,
+                    "{{\"database\":\"default\",\"name\":\"{name}\",\"type\":\"{kind}\"}}"
+                );
             }
             return said(text);
+        }
+        if query.get("default_format").map(String::as_str) == Some("TabSeparatedWithNamesAndTypes")
+        {
+            assert_eq!(query["date_time_output_format"], "iso");
+            self.asked.push(statement.clone());
+            if statement.starts_with("INSERT") {
+                let summary =
+                    "X-ClickHouse-Summary: {\"read_rows\":\"0\",\"written_rows\":\"3\"}\r\n";
+                return Some((200, summary, Vec::new()));
+            }
+            return match self.said.get(statement) {
+                Some(said) => Some((200, "", said.clone())),
+                None => told(62, "Syntax error"),
+            };
         }
         if statement.starts_with("CREATE TABLE IF NOT EXISTS") {
             return said(String::new());

@@ -14,7 +14,7 @@ const IN: (&str, &str) = (
 );
 const OUT: (&str, &str) = ("streams/out.yaml", "topics: out/#\n");
 
-fn calling(connection: &str, call: &str) -> World {
+pub fn calling(connection: &str, call: &str) -> World {
     let world = world();
     let flow = format!(
         "from: in\nsteps:\n  - call:\n      connection: db\n{call}\nto:\n  - stream: out\n    topic: out/x\n"
@@ -36,7 +36,7 @@ fn both(create: &str) -> [(&'static DatabaseServer, String, String); 2] {
     })
 }
 
-fn results(world: &World, rows: &[Json], count: usize) -> Vec<Json> {
+pub fn results(world: &World, rows: &[Json], count: usize) -> Vec<Json> {
     let rows: Vec<String> = rows.iter().map(Json::to_string).collect();
     world.publish("in/x", &rows);
     let mut found = eventually("the results", || match world.events("out") {
@@ -52,7 +52,7 @@ fn results(world: &World, rows: &[Json], count: usize) -> Vec<Json> {
     found
 }
 
-fn dead(world: &World, count: usize) -> Vec<(String, String)> {
+pub fn dead(world: &World, count: usize) -> Vec<(String, String)> {
     eventually("the dead letters", || {
         let letters = world
             .tokio

@@ -24,13 +24,13 @@ impl Relations for Known {
     }
 }
 
-struct Asked {
-    world: World,
+pub struct Asked {
+    pub world: World,
     engine: Engine,
 }
 
 impl Asked {
-    fn new(connection: &str) -> Asked {
+    pub fn new(connection: &str) -> Asked {
         let world = world();
         world.apply(&[("connections/db.yaml", connection)]);
         let known = Arc::new(Known(world.databases.clone()));
@@ -38,7 +38,7 @@ impl Asked {
         Asked { world, engine }
     }
 
-    fn begin(&self, sql: &str) -> QueryResult {
+    pub fn begin(&self, sql: &str) -> QueryResult {
         let begun = self.world.tokio.block_on(self.engine.query(sql));
         begun.unwrap_or_else(|bad| panic!("{sql}: {bad:?}"))
     }
@@ -49,14 +49,14 @@ impl Asked {
         rows.unwrap_or_else(|why| panic!("{sql}: {why}"))
     }
 
-    fn shown(&self, sql: &str) -> String {
+    pub fn shown(&self, sql: &str) -> String {
         pretty_format_batches(&self.rows(sql))
             .expect("a table")
             .to_string()
     }
 
     /// The values of a single column, with commas between them.
-    fn column(&self, sql: &str) -> String {
+    pub fn column(&self, sql: &str) -> String {
         let mut all = Vec::new();
         for batch in self.rows(sql) {
             for row in 0..batch.num_rows() {
