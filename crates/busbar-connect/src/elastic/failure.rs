@@ -27,6 +27,8 @@ pub enum RefusedPart {
     Request,
     /// One row of a request.
     Row,
+    /// A request with keys of rows, which may be at fault.
+    Key,
 }
 
 impl ElasticRefusal {
@@ -94,6 +96,7 @@ impl ElasticRefusal {
             (_, 401 | 403 | 501) => Class::Configuration,
             (_, 409) => Class::Transient,
             (_, 400 | 404 | 413) if refused == RefusedPart::Row => Class::Permanent,
+            (_, 400) if refused == RefusedPart::Key => Class::Permanent,
             _ => Class::Configuration,
         }
     }
@@ -103,6 +106,7 @@ impl ElasticRefusal {
         let class = self.class(status, refused);
         let code = match (class, refused, status) {
             (Class::Transient, ..) => "elastic.for-now",
+            (Class::Permanent, RefusedPart::Key, _) => "elastic.key-value",
             (Class::Permanent, ..) => "elastic.row",
             (_, _, 401) => "elastic.credentials",
             (_, _, 403) => "elastic.rights",

@@ -20,3 +20,11 @@ pub const SORT_FIELDS_MAX: usize = 8;
 pub const NOTE_BYTES_MAX: usize = 4 << 10;
 /// How often the server merges a row anew when another writer has changed the document meanwhile.
 pub const MERGE_CONFLICTS_MAX: u32 = 5;
+/// Names of documents that a connection may have for look-ups and queries.
+pub const TABLES_MAX: usize = 256;
+/// Values of keys in one request of a look-up: servers take at least 1,024 conditions.
+pub const FIND_CLAUSES_MAX: usize = 512;
+/// Documents of a page when all of them are read.
+pub const SCAN_ROWS: usize = 500;
+/// How long the types of the fields of a key are not asked for again.
+pub const FIELDS_KEPT: Duration = Duration::from_secs(60);

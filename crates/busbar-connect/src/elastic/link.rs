@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use busbar_connector::{Service as _, ServiceAnswer, ServiceContext, ServiceRequest};
+use busbar_connector::{Escape, Service as _, ServiceAnswer, ServiceContext, ServiceRequest};
 use busbar_event::{Class, Error};
 use bytes::Bytes;
 
@@ -99,6 +99,13 @@ impl ElasticLink {
         ElasticRefusal::of(answer).error(answer.status, RefusedPart::Request, &self.url, index)
     }
 
+    /// Some shards did not answer, and documents are missing.
+    pub fn partial(&self, index: &str) -> Error {
+        Error::new(Class::Transient, "elastic.partial")
+            .with("url", &self.url)
+            .with("index", index)
+    }
+
     /// An answer that is none of this kind of server.
     pub fn strange(&self, answer: &ServiceAnswer) -> Error {
         let start = &answer.body[..answer.body.len().min(100)];
@@ -106,6 +113,17 @@ impl ElasticLink {
             .with("url", &self.url)
             .with("said", busbar_event::quote(&String::from_utf8_lossy(start)))
     }
+}
+
+/// An index, or several with commas, as a part of a path.
+pub fn index_path(index: &str) -> String {
+    let mut path = String::new();
+    for (at, part) in index.split(',').enumerate() {
+        path.push_str(if at > 0 { "," } else { "" });
+        Escape::Percent.write(part, &mut path);
+    }
+    // Percent-encoded stars are no pattern for every proxy on the way.
+    path.replace("%2A", "*")
 }
 
 /// The value of the header that says who asks. Blocks on the disk.

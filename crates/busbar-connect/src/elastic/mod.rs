@@ -1,4 +1,4 @@
-//! `elasticsearch`: indices of Elasticsearch and OpenSearch. Rows become documents; documents are read by search.
+//! `elasticsearch`: indices of Elasticsearch and OpenSearch. Rows become documents; documents are read by search, and looked up.
 //!
 //! ```yaml
 //! elasticsearch:
@@ -12,18 +12,21 @@ mod document;
 mod failure;
 mod limits;
 mod link;
+mod page;
+mod rows;
 mod sink;
 mod source;
+mod store;
 mod survey;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Template};
 use busbar_connector::{
-    Connector, LiteralSecret, Roles, ServiceContext, Sink, SinkContext, Source, SourceContext,
-    Survey, Work,
+    ColumnSpec, ColumnType, Connector, KeyedStore, LiteralSecret, Roles, ServiceContext, Sink,
+    SinkContext, Source, SourceContext, Survey, Work,
 };
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
@@ -38,6 +41,7 @@ use crate::{lacks_sink, lacks_source};
 use link::ElasticLink;
 use sink::ElasticSink;
 use source::ElasticSource;
+use store::ElasticStore;
 
 /// The connector.
 pub struct Elastic {
@@ -54,6 +58,9 @@ pub struct Elastic {
 ///
 /// As a source: documents in the order of fields, at least once. A document that gets its place before the last one that
 /// was read, because it was written late or changed, does not come; `settle` leaves time for it.
+///
+/// With `tables`: steps look documents up by their ids or by fields (`join` with `table: NAME.patient`), many with one request, and
+/// SQL reads all documents, as they are when the query begins.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
@@ -70,10 +77,28 @@ pub struct Options {
     /// How long a request may take.
     #[serde(default = "a_minute")]
     timeout: Span,
+    /// Documents that flows look up and queries read, by the name that they have behind the connection's: `search.patient`.
+    #[serde(default)]
+    tables: BTreeMap<String, ElasticRows>,
     /// Documents to read; makes the connection a source.
     read: Option<ElasticRead>,
     /// Where rows are written; makes the connection a sink.
     write: Option<ElasticWrite>,
+}
+
+/// Which documents are looked up.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ElasticRows {
+    /// The index or an alias; a pattern such as `logs-*` where documents are not looked up by `_id`.
+    index: String,
+    /// Columns that tell documents apart, by which they are looked up: texts, whole numbers or truth values. By `[_id]` a document
+    /// is found as soon as it is written, by fields with the next refresh of the index. A field of the type `text` needs a field
+    /// `keyword` within it, which has no values that are longer than its `ignore_above`.
+    key: Vec<String>,
+    /// The columns: those of the key, and other fields. `_id` is the document's id, `a.b` the field `b` of the object `a`. A row
+    /// has NULL for a field that its document lacks. A time is a text as in ISO 8601, or milliseconds since 1970.
+    columns: Vec<ColumnSpec>,
 }
 
 /// Which documents are read. The connection's `topic` may use `${index}` and `${connection}`. Each event is a document as
@@ -158,6 +183,45 @@ type Wrong = Option<(&'static str, Error)>;
 
 fn wrong(option: &'static str, code: &'static str) -> Wrong {
     Some((option, Error::new(Class::Configuration, code)))
+}
+
+impl ElasticRows {
+    fn refusal(&self) -> Wrong {
+        let distinct =
+            |names: &[&String]| names.iter().collect::<BTreeSet<_>>().len() == names.len();
+        let names: Vec<_> = self.columns.iter().map(|one| &one.name).collect();
+        let key: Vec<_> = self.key.iter().collect();
+        let kind = |name: &str| {
+            let column = self.columns.iter().find(|one| one.name == name);
+            column.map(|one| one.kind)
+        };
+        let is_key = |name: &String| {
+            matches!(
+                kind(name),
+                Some(ColumnType::Text | ColumnType::Int | ColumnType::Bool)
+            )
+        };
+        let is_name = |name: &String| !name.is_empty() && !name.contains(['*', ',']);
+        match () {
+            () if self.index.is_empty() || self.index.contains(['/', '?', '#', ' ']) => {
+                wrong("index", "elastic.index")
+            }
+            () if key.is_empty() || !distinct(&key) || !self.key.iter().all(is_key) => {
+                wrong("key", "elastic.table-key")
+            }
+            () if !distinct(&names)
+                || !self.columns.iter().all(|one| is_name(&one.name))
+                || self
+                    .columns
+                    .iter()
+                    .any(|one| one.kind == ColumnType::Binary)
+                || kind(rows::ID).is_some_and(|kind| kind != ColumnType::Text) =>
+            {
+                wrong("columns", "elastic.table-columns")
+            }
+            () => None,
+        }
+    }
 }
 
 impl ElasticWrite {
@@ -268,7 +332,26 @@ impl Elastic {
         if options.password.is_some() && options.user.is_none() {
             return Err(refuse("password", "elastic.who"));
         }
+        if options.tables.len() > limits::TABLES_MAX {
+            let error = Error::new(Class::Configuration, "elastic.tables");
+            let error = error.with("most", limits::TABLES_MAX);
+            return Err(spec.options.diagnostic("tables", error));
+        }
+        let at = |path: &[&str], error: Error| {
+            let path: Vec<String> = path.iter().map(|one| (*one).to_owned()).collect();
+            let place = spec.options.at(&path);
+            match place.or_else(|| spec.options.at(&path[..1])) {
+                Some(node) => spec.options.diagnostic_at(node, error),
+                None => spec.options.diagnostic(&path[0], error),
+            }
+        };
+        for (name, rows) in &options.tables {
+            if let Some((option, error)) = rows.refusal() {
+                return Err(at(&["tables", name, option], error.with("table", name)));
+            }
+        }
         let (part, wrong) = match (&options.read, &options.write) {
+            (None, None) if !options.tables.is_empty() => return Ok(options),
             (None, None) | (Some(_), Some(_)) => return Err(refuse("write", "elastic.no-role")),
             (Some(read), None) => {
                 self.topic(spec)?;
@@ -277,11 +360,7 @@ impl Elastic {
             (None, Some(write)) => ("write", write.refusal()),
         };
         if let Some((option, error)) = wrong {
-            let place = spec.options.at(&[part.to_owned(), option.to_owned()]);
-            return Err(match place {
-                Some(node) => spec.options.diagnostic_at(node, error),
-                None => spec.options.diagnostic(part, error),
-            });
+            return Err(at(&[part, option], error));
         }
         Ok(options)
     }
@@ -320,6 +399,23 @@ impl Connector for Elastic {
             crate::http::address_secrets(spec),
         ));
         secrets
+    }
+
+    fn keeps_rows(&self, spec: &ConnectionSpec) -> bool {
+        let options = self.options(spec);
+        options.is_ok_and(|options| !options.tables.is_empty())
+    }
+
+    fn store<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn KeyedStore>, Error>> {
+        Box::pin(async move {
+            let options = self.options(spec)?;
+            let link = ElasticLink::open(&options, &context, &self.places).await?;
+            Ok(Arc::new(ElasticStore::new(link, &options.tables)) as Arc<dyn KeyedStore>)
+        })
     }
 
     fn survey<'a>(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use busbar_connector::{Escape, Polled, Polling, Position, Source, SourceContext, Work};
+use busbar_connector::{Polled, Polling, Position, Source, SourceContext, Work};
 use busbar_event::limits::PAYLOAD_BYTES_MAX;
 use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Row};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 
 use super::ElasticRead;
 use super::limits::NOTE_BYTES_MAX;
-use super::link::{Carries, ElasticLink};
+use super::link::{Carries, ElasticLink, index_path};
+use super::page::{DocumentPage, WHOLE};
 use crate::change::attempt;
 use crate::topic::TopicTemplate;
 
@@ -37,40 +38,6 @@ struct DocumentPlace {
     after: Option<Box<RawValue>>,
 }
 
-#[derive(Deserialize)]
-struct DocumentPage<'a> {
-    #[serde(borrow)]
-    hits: Hits<'a>,
-    #[serde(default)]
-    timed_out: bool,
-    #[serde(rename = "_shards", default)]
-    shards: Shards,
-}
-
-#[derive(Default, Deserialize)]
-struct Shards {
-    #[serde(default)]
-    failed: u64,
-}
-
-#[derive(Deserialize)]
-struct Hits<'a> {
-    #[serde(borrow)]
-    hits: Vec<Hit<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Hit<'a> {
-    #[serde(rename = "_index")]
-    index: String,
-    #[serde(rename = "_id")]
-    id: String,
-    #[serde(rename = "_source", borrow)]
-    source: Option<&'a RawValue>,
-    #[serde(borrow)]
-    sort: &'a RawValue,
-}
-
 impl ElasticSource {
     pub(super) fn new(
         link: ElasticLink,
@@ -91,14 +58,8 @@ impl ElasticSource {
     }
 
     async fn next(&mut self) -> Result<Polled, Error> {
-        let mut index = String::new();
-        for (at, part) in self.options.index.split(',').enumerate() {
-            index.push_str(if at > 0 { "," } else { "" });
-            Escape::Percent.write(part, &mut index);
-        }
-        // Percent-encoded stars are no pattern for every proxy on the way.
-        let index = index.replace("%2A", "*");
-        let path = format!("/{index}/_search?allow_partial_search_results=false");
+        let index = index_path(&self.options.index);
+        let path = format!("/{index}/_search?{WHOLE}");
         let body = self.search().into_bytes().into();
         let answer = match self.link.ask("POST", path, Carries::Json, body).await {
             Ok(answer) => answer,
@@ -118,11 +79,9 @@ impl ElasticSource {
         let Ok(page) = serde_json::from_slice::<DocumentPage<'_>>(&answer.body) else {
             return Err(self.link.strange(&answer));
         };
-        if page.timed_out || page.shards.failed > 0 {
-            // Documents of some shards are missing, and would be passed over for good.
-            return Err(Error::new(Class::Transient, "elastic.partial")
-                .with("url", &self.link.url)
-                .with("index", &self.options.index));
+        if page.is_partial() {
+            // The missing ones would be passed over for good.
+            return Err(self.link.partial(&self.options.index));
         }
         let polling = self.publish(&page)?;
         self.rows = (self.rows * 2).min(self.options.rows);
@@ -173,7 +132,7 @@ impl ElasticSource {
                 .with("sort", self.options.sort.join(", "))
         };
         for pair in hits.windows(2) {
-            if pair[0].sort.get() == pair[1].sort.get() {
+            if pair[0].sort() == pair[1].sort() {
                 return Err(wrong("elastic.sort-same")
                     .with("first", &pair[0].id)
                     .with("second", &pair[1].id));
@@ -185,7 +144,7 @@ impl ElasticSource {
         };
         for hit in &hits[..count] {
             let values: Vec<serde_json::Value> =
-                serde_json::from_str(hit.sort.get()).unwrap_or_default();
+                serde_json::from_str(hit.sort()).unwrap_or_default();
             if values.len() != self.options.sort.len() || values.iter().any(|v| v.is_null()) {
                 return Err(wrong("elastic.sort-null").with("id", &hit.id));
             }
@@ -196,7 +155,7 @@ impl ElasticSource {
                 return Err(wrong("elastic.document-large"));
             }
         }
-        if last.sort.get().len() > NOTE_BYTES_MAX {
+        if last.sort().len() > NOTE_BYTES_MAX {
             return Err(wrong("elastic.sort-large").with("most", NOTE_BYTES_MAX));
         }
         let mut topic = String::new();
@@ -217,7 +176,7 @@ impl ElasticSource {
                 payload: hit.source.map_or(&[], |source| source.get().as_bytes()),
             });
         }
-        self.place.after = Some(last.sort.to_owned());
+        self.place.after = serde_json::from_str(last.sort()).ok();
         self.position += 1;
         Ok(Some(Polling {
             batch: self.builder.finish(),

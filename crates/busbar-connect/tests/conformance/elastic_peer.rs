@@ -18,6 +18,7 @@ pub fn subject() -> Subject {
             "elasticsearch: { url: 'https://127.0.0.1:1/es', user: u, password: { env: P }, tls: { ca: ca.pem }, timeout: 5s, write: { index: a, id: '${id}', change: c, unchanged: k } }\n",
             "elasticsearch: { url: 'http://127.0.0.1:1', api_key: { env: K }, write: { index: a, id: '${id}', version: v } }\n",
             "elasticsearch: { url: 'http://127.0.0.1:1', read: { index: 'logs-*', sort: ['@timestamp', id], query: '{\"match_all\":{}}', settle: 10s, every: 1s, rows: 500 } }\ntopic: a/${index}\n",
+            "elasticsearch: { url: 'http://127.0.0.1:1', tables: { p: { index: a, key: [_id], columns: [{ name: _id, type: text }, { name: a.b, type: json }] } } }\n",
         ],
         wrong: vec![
             (
@@ -29,6 +30,22 @@ pub fn subject() -> Subject {
                 "ftp://a",
             ),
             ("elasticsearch: { url: 'http://a' }\n", "write"),
+            (
+                "elasticsearch: { url: 'http://a', tables: { p: { index: a, key: [], columns: [] } } }\n",
+                "[]",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', tables: { p: { index: a, key: [w], columns: [{ name: w, type: float }] } } }\n",
+                "[w]",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', tables: { p: { index: a/b, key: [w], columns: [{ name: w, type: text }] } } }\n",
+                "a/b",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', tables: { p: { index: a, key: [_id], columns: [{ name: _id, type: int }] } } }\n",
+                "_id",
+            ),
             (
                 "elasticsearch: { url: 'http://a', write: { index: a, id: same } }\n",
                 "same",
@@ -132,6 +149,9 @@ pub struct Store {
     pub padding: usize,
     /// How many searches are answered without one of the shards.
     pub partial: usize,
+    /// The fields that an index is said to have, each with its types.
+    pub fields: Value,
+    scrolls: BTreeMap<String, Vec<(String, Value)>>,
 }
 
 impl Peer {
@@ -185,7 +205,66 @@ impl Store {
                 self.documents.retain(|(of, _), _| of != index);
                 (200, json!({ "version_conflicts": 0, "failures": [] }))
             }
+            path if path.ends_with("/_search") && self.partial > 0 => {
+                self.partial -= 1;
+                (
+                    200,
+                    json!({ "_shards": { "failed": 1 }, "hits": { "hits": [] } }),
+                )
+            }
+            "/_search/scroll" if request.method == "DELETE" => {
+                self.scrolls.clear();
+                (200, json!({}))
+            }
+            "/_search/scroll" => {
+                let asked: Value = serde_json::from_slice(&request.body).expect("JSON");
+                let id = asked["scroll_id"].as_str().expect("an id").to_owned();
+                self.scroll(&id)
+            }
+            path if path.ends_with("/_search") && request.path.contains("scroll=") => {
+                let index = path.split('/').nth(1).unwrap_or_default().to_owned();
+                let all = self.documents.iter().filter(|((of, _), _)| *of == index);
+                let all = all.map(|((_, id), document)| (id.clone(), document.clone()));
+                let id = format!("scroll {}", self.scrolls.len());
+                self.scrolls.insert(id.clone(), all.collect());
+                self.scroll(&id)
+            }
+            path if path.ends_with("/_search")
+                && request.text().contains("\"filter\":[{\"terms\"")
+                || path.ends_with("/_search") && request.text().contains("\"should\"") =>
+            {
+                let asked: Value = serde_json::from_slice(&request.body).expect("JSON");
+                let index = path.split('/').nth(1).unwrap_or_default();
+                let size = usize::try_from(asked["size"].as_u64().expect("a size")).expect("small");
+                let all = self
+                    .documents
+                    .iter()
+                    .filter(|((of, _), document)| of == index && fits(&asked["query"], document));
+                let hits = all.take(size).map(|((index, id), document)| {
+                    json!({ "_index": index, "_id": id, "_source": document, "padding": "x".repeat(self.padding) })
+                });
+                let hits: Vec<_> = hits.collect();
+                (
+                    200,
+                    json!({ "_shards": { "failed": 0 }, "hits": { "hits": hits } }),
+                )
+            }
             path if path.ends_with("/_search") => self.search(request),
+            path if path.ends_with("/_mget") => {
+                let asked: Value = serde_json::from_slice(&request.body).expect("JSON");
+                let index = path.split('/').nth(1).unwrap_or_default();
+                let ids = asked["ids"].as_array().expect("ids").iter();
+                let docs = ids.map(|id| {
+                    let key = (index.to_owned(), id.as_str().expect("an id").to_owned());
+                    match self.documents.get(&key) {
+                        Some(document) => json!({ "_id": id, "found": true, "_source": document, "padding": "x".repeat(self.padding) }),
+                        None => json!({ "_id": id, "found": false }),
+                    }
+                });
+                let docs: Vec<_> = docs.collect();
+                (200, json!({ "docs": docs }))
+            }
+            path if path.ends_with("/_field_caps") => (200, json!({ "fields": self.fields })),
             path if path.starts_with("/_cat/indices") => {
                 (200, json!([{ "index": "a", "docs.count": "3" }]))
             }
@@ -275,16 +354,20 @@ impl Store {
         }
     }
 
+    /// The next two documents.
+    fn scroll(&mut self, id: &str) -> (u16, Value) {
+        let left = self.scrolls.get_mut(id).expect("it is known");
+        let page: Vec<_> = left.drain(..left.len().min(2)).collect();
+        let hits = page
+            .into_iter()
+            .map(|(id, document)| json!({ "_index": "docs", "_id": id, "_source": document }));
+        let hits: Vec<_> = hits.collect();
+        (200, json!({ "_scroll_id": id, "hits": { "hits": hits } }))
+    }
+
     /// Those behind the last one, by the number in the first field.
     fn search(&mut self, request: &Request) -> (u16, Value) {
         let search: Value = serde_json::from_slice(&request.body).expect("JSON");
-        if self.partial > 0 {
-            self.partial -= 1;
-            return (
-                200,
-                json!({ "_shards": { "failed": 1 }, "hits": { "hits": [] } }),
-            );
-        }
         let index = request.path.split('/').nth(1).unwrap_or_default();
         let field = search["sort"][0].as_object().expect("a field");
         let field = field.keys().next().expect("a field").clone();
@@ -307,6 +390,44 @@ impl Store {
             200,
             json!({ "_shards": { "failed": 0 }, "hits": { "hits": hits } }),
         )
+    }
+}
+
+/// Whether a document fits a query of terms, as fields of the type `keyword` do.
+fn fits(query: &Value, document: &Value) -> bool {
+    let (kind, of) = query
+        .as_object()
+        .and_then(|o| o.iter().next())
+        .expect("a query");
+    let has = |name: &str, value: &Value| {
+        let name = name.trim_end_matches(".keyword");
+        let found = name.split('.').fold(document, |object, part| &object[part]);
+        match found {
+            Value::Array(values) => values.contains(value),
+            found => found == value,
+        }
+    };
+    let field = || {
+        of.as_object()
+            .and_then(|o| o.iter().next())
+            .expect("a field")
+    };
+    match kind.as_str() {
+        "term" => has(field().0, field().1),
+        "terms" => {
+            let (name, values) = field();
+            values
+                .as_array()
+                .expect("values")
+                .iter()
+                .any(|value| has(name, value))
+        }
+        _ => {
+            let all = of["filter"].as_array();
+            let one = of["should"].as_array();
+            all.is_none_or(|all| all.iter().all(|query| fits(query, document)))
+                && one.is_none_or(|one| one.iter().any(|query| fits(query, document)))
+        }
     }
 }
 
