@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -114,6 +115,37 @@ class Peer:
         place = consumer.committed([TopicPartition(topic, partition)], timeout=PATIENCE)[0]
         consumer.close()
         return place.offset
+
+    def join(self, topic, group):
+        """Becomes a member of a group, with what this client does unless it is told otherwise; polled by a thread."""
+        self.member = Consumer({**self.config, "group.id": group, "auto.offset.reset": "earliest", "session.timeout.ms": 6000})
+        self.member.subscribe([topic])
+        self.taken, self.leaves = [], False
+
+        def poll():
+            while not self.leaves:
+                message = self.member.poll(0.1)
+                if message is not None and not message.error():
+                    self.taken.append(text(message.value()))
+            # Tells the group how far it is, and leaves it.
+            self.member.close()
+
+        self.polling = threading.Thread(target=poll)
+        self.polling.start()
+
+    def joined(self):
+        """What the member has taken, and its partitions."""
+        partitions = [] if self.leaves else self.member.assignment()
+        return {"taken": self.taken, "partitions": sorted(place.partition for place in partitions)}
+
+    def leave(self):
+        self.leaves = True
+        self.polling.join()
+        return self.joined()
+
+    def members(self, group):
+        """How many members a group has, as administrators see it."""
+        return len(self.admin.describe_consumer_groups([group])[group].result(PATIENCE).members)
 
     def end(self, topic, partition=0):
         consumer = Consumer({**self.config, "group.id": "peer", "enable.auto.commit": False})

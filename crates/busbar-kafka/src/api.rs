@@ -14,6 +14,10 @@ pub enum Api {
     OffsetCommit = 8,
     OffsetFetch = 9,
     FindCoordinator = 10,
+    JoinGroup = 11,
+    Heartbeat = 12,
+    LeaveGroup = 13,
+    SyncGroup = 14,
     SaslHandshake = 17,
     ApiVersions = 18,
     InitProducerId = 22,
@@ -27,7 +31,7 @@ pub enum Api {
 
 impl Api {
     /// All of them.
-    pub const ALL: [Api; 16] = [
+    pub const ALL: [Api; 20] = [
         Api::Produce,
         Api::Fetch,
         Api::ListOffsets,
@@ -35,6 +39,10 @@ impl Api {
         Api::OffsetCommit,
         Api::OffsetFetch,
         Api::FindCoordinator,
+        Api::JoinGroup,
+        Api::Heartbeat,
+        Api::LeaveGroup,
+        Api::SyncGroup,
         Api::SaslHandshake,
         Api::ApiVersions,
         Api::InitProducerId,
@@ -56,6 +64,10 @@ impl Api {
             Api::OffsetCommit => (6, 8, 8),
             Api::OffsetFetch => (5, 7, 6),
             Api::FindCoordinator => (1, 3, 3),
+            Api::JoinGroup => (5, 7, 6),
+            Api::Heartbeat => (3, 4, 4),
+            Api::LeaveGroup => (3, 4, 4),
+            Api::SyncGroup => (3, 5, 4),
             Api::SaslHandshake => (1, 1, i16::MAX),
             Api::ApiVersions => (0, 3, 3),
             Api::InitProducerId => (0, 4, 2),

@@ -18,7 +18,10 @@ impl KafkaCode {
     pub const INVALID_TOPIC: KafkaCode = KafkaCode(17);
     pub const RECORD_LIST_TOO_LARGE: KafkaCode = KafkaCode(18);
     pub const ILLEGAL_GENERATION: KafkaCode = KafkaCode(22);
+    pub const INCONSISTENT_GROUP_PROTOCOL: KafkaCode = KafkaCode(23);
     pub const UNKNOWN_MEMBER_ID: KafkaCode = KafkaCode(25);
+    pub const INVALID_SESSION_TIMEOUT: KafkaCode = KafkaCode(26);
+    pub const REBALANCE_IN_PROGRESS: KafkaCode = KafkaCode(27);
     pub const TOPIC_AUTHORIZATION_FAILED: KafkaCode = KafkaCode(29);
     pub const GROUP_AUTHORIZATION_FAILED: KafkaCode = KafkaCode(30);
     pub const CLUSTER_AUTHORIZATION_FAILED: KafkaCode = KafkaCode(31);
@@ -36,6 +39,7 @@ impl KafkaCode {
     pub const UNKNOWN_PRODUCER_ID: KafkaCode = KafkaCode(59);
     pub const FENCED_LEADER_EPOCH: KafkaCode = KafkaCode(74);
     pub const UNKNOWN_LEADER_EPOCH: KafkaCode = KafkaCode(75);
+    pub const MEMBER_ID_REQUIRED: KafkaCode = KafkaCode(79);
     pub const INVALID_RECORD: KafkaCode = KafkaCode(87);
     pub const UNSTABLE_OFFSET_COMMIT: KafkaCode = KafkaCode(88);
     pub const PRODUCER_FENCED: KafkaCode = KafkaCode(90);
@@ -65,8 +69,10 @@ const NAMES: &[(i16, &str)] = &[
     (20, "NOT_ENOUGH_REPLICAS_AFTER_APPEND"),
     (21, "INVALID_REQUIRED_ACKS"),
     (22, "ILLEGAL_GENERATION"),
+    (23, "INCONSISTENT_GROUP_PROTOCOL"),
     (24, "INVALID_GROUP_ID"),
     (25, "UNKNOWN_MEMBER_ID"),
+    (26, "INVALID_SESSION_TIMEOUT"),
     (27, "REBALANCE_IN_PROGRESS"),
     (29, "TOPIC_AUTHORIZATION_FAILED"),
     (30, "GROUP_AUTHORIZATION_FAILED"),
@@ -97,6 +103,9 @@ const NAMES: &[(i16, &str)] = &[
     (75, "UNKNOWN_LEADER_EPOCH"),
     (76, "UNSUPPORTED_COMPRESSION_TYPE"),
     (78, "OFFSET_NOT_AVAILABLE"),
+    (79, "MEMBER_ID_REQUIRED"),
+    (81, "GROUP_MAX_SIZE_REACHED"),
+    (82, "FENCED_INSTANCE_ID"),
     (87, "INVALID_RECORD"),
     (88, "UNSTABLE_OFFSET_COMMIT"),
     (89, "THROTTLING_QUOTA_EXCEEDED"),

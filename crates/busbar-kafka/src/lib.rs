@@ -3,6 +3,7 @@
 //! - [`Api`] names the requests that Busbar sends and the versions of each that it knows, classic and flexible ones; brokers from
 //!   2.1 on answer to at least one of them.
 //! - [`message`] has each request and response: a request is written into a frame, a response is read from one.
+//! - [`Assignor`] shares the partitions of a consumer group out among its members.
 //! - [`batch`] reads and writes record batches (version 2) with their checksum and compression. Records are read in place.
 //! - Nothing here panics on hostile bytes. Every length is compared with what is there before anything is allocated, and
 //!   what a compressed batch becomes has a bound.
@@ -10,6 +11,7 @@
 //! This crate knows neither sockets nor which request follows which.
 
 mod api;
+mod assign;
 pub mod batch;
 mod code;
 pub mod limits;
@@ -18,6 +20,7 @@ mod partitioner;
 mod wire;
 
 pub use api::{Api, response_body};
+pub use assign::Assignor;
 pub use code::KafkaCode;
 pub use partitioner::partition_of;
 pub use wire::{KafkaReader, KafkaWriter};

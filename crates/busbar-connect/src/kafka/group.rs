@@ -11,8 +11,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use super::failure::{KafkaDoing, refused};
-use super::limits::GROUP_EVERY;
+use super::limits::{GROUP_EVERY, MEMBER_EVERY};
 use super::link::KafkaLink;
+use super::member::SharedIdentity;
 use super::reader::Arrived;
 use super::server::KafkaServer;
 
@@ -20,6 +21,14 @@ use super::server::KafkaServer;
 pub struct GroupTeller {
     state: Arc<Untold>,
     task: JoinHandle<()>,
+}
+
+/// The group, and who tells it.
+pub struct ToldGroup {
+    pub server: Arc<KafkaServer>,
+    pub group: String,
+    /// The member that this node is; none where the group has no members.
+    pub member: Option<SharedIdentity>,
 }
 
 #[derive(Default)]
@@ -32,19 +41,19 @@ struct Untold {
 }
 
 impl GroupTeller {
-    /// Begins to tell `group`; what somebody must repair is handed to `arrived`.
-    pub fn new(
-        server: Arc<KafkaServer>,
-        group: String,
-        arrived: mpsc::Sender<Arrived>,
-    ) -> GroupTeller {
+    /// Begins to tell the group; what somebody must repair is handed to `arrived`.
+    pub fn new(told: ToldGroup, arrived: mpsc::Sender<Arrived>) -> GroupTeller {
         let state = Arc::new(Untold::default());
         let telling = Arc::clone(&state);
         let task = tokio::spawn(async move {
             let mut link = None;
+            let every = match told.member {
+                Some(_) => MEMBER_EVERY,
+                None => GROUP_EVERY,
+            };
             loop {
                 tokio::select! {
-                    () = tokio::time::sleep(GROUP_EVERY) => {}
+                    () = tokio::time::sleep(every) => {}
                     () = telling.now.notified() => {}
                 }
                 let untold: Vec<_> = {
@@ -54,7 +63,7 @@ impl GroupTeller {
                         .map(|(key, offset)| (key.clone(), *offset))
                         .collect()
                 };
-                match tell(&server, &group, &mut link, &untold).await {
+                match told.tell(&mut link, &untold).await {
                     Ok(()) => {
                         // What was committed here meanwhile is told the next time.
                         let mut offsets = telling.offsets.lock();
@@ -68,6 +77,7 @@ impl GroupTeller {
                         return;
                     }
                     Err(error) => {
+                        let group = &told.group;
                         tracing::debug!(%group, %error, "the group could not be told how far it is");
                         link = None;
                     }
@@ -83,8 +93,8 @@ impl GroupTeller {
         self.state.offsets.lock().insert((topic, partition), offset);
     }
 
-    /// Tells what has not been told, and waits until that is done or has failed.
-    pub async fn flush(&self) {
+    /// Tells what has not been told, and waits until that is done or has failed; whether the group knows all of it.
+    pub async fn flush(&self) -> bool {
         let told = async {
             while !self.state.offsets.lock().is_empty() && !self.task.is_finished() {
                 self.state.now.notify_one();
@@ -93,6 +103,7 @@ impl GroupTeller {
         };
         // The runtime bounds how long closing may take; the group's offsets are only shown.
         let _ = tokio::time::timeout(GROUP_EVERY, told).await;
+        self.state.offsets.lock().is_empty()
     }
 }
 
@@ -102,52 +113,67 @@ impl Drop for GroupTeller {
     }
 }
 
-async fn tell(
-    server: &KafkaServer,
-    group: &str,
-    link: &mut Option<KafkaLink>,
-    untold: &[((Arc<str>, i32), i64)],
-) -> Result<(), Error> {
-    if untold.is_empty() {
-        return Ok(());
-    }
-    let link = match link {
-        Some(link) => link,
-        None => {
-            let mut any = server.any().await?;
-            let (_, address) = server.coordinator(&mut any, group, false).await?;
-            link.insert(KafkaLink::open(server, &address).await?)
+impl ToldGroup {
+    async fn tell(
+        &self,
+        link: &mut Option<KafkaLink>,
+        untold: &[((Arc<str>, i32), i64)],
+    ) -> Result<(), Error> {
+        let (server, group) = (&self.server, self.group.as_str());
+        if untold.is_empty() {
+            return Ok(());
         }
-    };
-    let offsets: Vec<_> = untold
-        .iter()
-        .map(|((topic, partition), offset)| KeptOffset {
-            topic: Arc::clone(topic),
-            partition: *partition,
-            offset: *offset,
-            note: String::new(),
-        })
-        .collect();
-    let request = OffsetCommitRequest {
-        group,
-        offsets: &offsets,
-    };
-    let asked = link.call(Api::OffsetCommit, |w, version| request.write(w, version));
-    let code = asked.await?.read(|r, _| read_offset_commit(r))?;
-    match code {
-        KafkaCode::NONE => Ok(()),
-        // Others are members of it.
-        KafkaCode::UNKNOWN_MEMBER_ID | KafkaCode::ILLEGAL_GENERATION => {
-            Err(Error::new(Class::Configuration, "kafka.group-in-use").with("group", group))
-        }
-        code => {
-            let resource = format!("--group '{group}'");
-            let doing = KafkaDoing {
-                resource: &resource,
-                operation: "Read",
-                ..server.doing(&link.address)
-            };
-            Err(refused(code, doing))
+        let not_now = |code| {
+            Error::new(Class::Transient, "kafka.group-lost")
+                .with("group", group)
+                .with("said", code)
+        };
+        let member = match &self.member {
+            None => None,
+            Some(member) => {
+                let member = member.lock().clone();
+                Some(member.ok_or_else(|| not_now(KafkaCode::UNKNOWN_MEMBER_ID))?)
+            }
+        };
+        let link = match link {
+            Some(link) => link,
+            None => link.insert(server.coordinator_link(group).await?),
+        };
+        let offsets: Vec<_> = untold
+            .iter()
+            .map(|((topic, partition), offset)| KeptOffset {
+                topic: Arc::clone(topic),
+                partition: *partition,
+                offset: *offset,
+                note: String::new(),
+            })
+            .collect();
+        let request = OffsetCommitRequest {
+            group,
+            member: member.as_ref(),
+            offsets: &offsets,
+        };
+        let asked = link.call(Api::OffsetCommit, |w, version| request.write(w, version));
+        let code = asked.await?.read(|r, _| read_offset_commit(r))?;
+        match code {
+            KafkaCode::NONE => Ok(()),
+            // The partitions may be those of another member by now, which has begun at what was told before.
+            KafkaCode::UNKNOWN_MEMBER_ID | KafkaCode::ILLEGAL_GENERATION if member.is_some() => {
+                Err(not_now(code))
+            }
+            // Others are members of it.
+            KafkaCode::UNKNOWN_MEMBER_ID | KafkaCode::ILLEGAL_GENERATION => {
+                Err(Error::new(Class::Configuration, "kafka.group-in-use").with("group", group))
+            }
+            code => {
+                let resource = format!("--group '{group}'");
+                let doing = KafkaDoing {
+                    resource: &resource,
+                    operation: "Read",
+                    ..server.doing(&link.address)
+                };
+                Err(refused(code, doing))
+            }
         }
     }
 }

@@ -36,6 +36,14 @@ pub const RETRY_FIRST: Duration = Duration::from_millis(5);
 pub const RETRY_LAST: Duration = Duration::from_millis(500);
 /// How often the offsets of a group are told to its coordinator while events come.
 pub const GROUP_EVERY: Duration = Duration::from_secs(5);
+/// How often a member tells its group how far it is: what was read since then comes again after a crash, at another member.
+pub const MEMBER_EVERY: Duration = Duration::from_millis(500);
+/// How long a member may take to hand its partitions over before the group goes on without it.
+pub const REBALANCE_MAX: Duration = Duration::from_secs(60);
+/// The shortest time without a word after which a member may be taken for dead.
+pub const SESSION_MIN: Duration = Duration::from_secs(1);
+/// The longest such time, as brokers bound it unless they are told otherwise.
+pub const SESSION_MAX: Duration = Duration::from_secs(1_800);
 /// Bytes of a batch that is written, before it is compressed: less than the largest that brokers take unless they are told
 /// otherwise.
 pub const BATCH_BYTES: usize = 900_000;

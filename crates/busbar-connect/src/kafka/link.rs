@@ -211,6 +211,11 @@ impl KafkaLink {
         asked.await?.read(|r, _| SaslAnswer::read(r))
     }
 
+    /// Lets requests take as long as this.
+    pub fn wait_for(&mut self, longest: Duration) {
+        self.timeout = longest;
+    }
+
     /// Whether it may be used for something new: every request was sent and answered.
     pub fn rests(&self) -> bool {
         self.owed.is_empty() && self.out.is_empty()

@@ -12,6 +12,7 @@ mod kept;
 mod limits;
 mod link;
 mod lost_end;
+mod member;
 mod producer;
 mod publish;
 mod reader;
@@ -53,8 +54,9 @@ pub struct Kafka {
 ///
 /// As a source: each record once, in the order of its partition; how far each partition has been read is kept here. Records of
 /// transactions come when the transaction is committed; those of one that is given up do not come. One node reads all
-/// partitions, or those of `partitions`: it is no member of a consumer group. The event's key, time and payload are those of
-/// the record, and its headers are tags. New topics and partitions are noticed while it runs. Records that the cluster
+/// partitions, or those of `partitions`; or several share them as members of a consumer group (`join`). A partition that goes to
+/// another member in good order goes on where this one has stopped; after a crash of this node the records of its last half
+/// second come at the other member again. The event's key, time and payload are those of the record, and its headers are tags. New topics and partitions are noticed while it runs. Records that the cluster
 /// removed before they were read stop the connection, unless `lost` says that it goes on.
 ///
 /// As a sink: exactly once, for readers that read committed records only (`isolation.level=read_committed`). Each delivery is
@@ -105,8 +107,17 @@ struct KafkaRead {
     /// What becomes of a partition whose records the cluster removed before they were read.
     #[serde(default)]
     lost: Lost,
-    /// A consumer group that is told how far each partition has been read, so that other tools show it. It has no members.
+    /// A consumer group that is told how far each partition has been read, so that other tools show it. It has no members unless
+    /// `join` is on.
     group: Option<String>,
+    /// Joins the group: its members, which may be nodes and any other consumers, share the partitions of its topics. Needs Kafka 2.3
+    /// or newer.
+    #[serde(default)]
+    join: bool,
+    /// After which time without a word the others take over the partitions of a member, with `join`. Brokers bound it, from
+    /// 6 s to 30 min unless they are told otherwise.
+    #[serde(default = "fifteen_seconds")]
+    session: Span,
     /// Adds the tags `kafka-partition` and `kafka-offset` to each event.
     #[serde(default)]
     offset_tags: bool,
@@ -167,6 +178,10 @@ enum Compression {
 const DEFAULT_TOPIC: &str = "${connection}/${topic}";
 const OFFERED: [&str; 4] = ["connection", "key", "partition", "topic"];
 
+fn fifteen_seconds() -> Span {
+    Span::from_micros(15_000_000)
+}
+
 fn half_a_minute() -> Span {
     Span::from_micros(30_000_000)
 }
@@ -196,6 +211,15 @@ impl KafkaRead {
             && (partitions.is_empty() || partitions.iter().any(|number| *number < 0))
         {
             return refuse("partitions", wrong("kafka.partitions"));
+        }
+        if self.join && (self.group.is_none() || self.partitions.is_some()) {
+            return refuse("join", wrong("kafka.join"));
+        }
+        let session = self.session.as_duration();
+        if !(limits::SESSION_MIN..=limits::SESSION_MAX).contains(&session) {
+            let error = wrong("kafka.session").with("least_s", limits::SESSION_MIN.as_secs());
+            let error = error.with("most_s", limits::SESSION_MAX.as_secs());
+            return refuse("session", error);
         }
         if ReadStart::parse(&self.start).is_none() {
             return refuse("start", wrong("kafka.start"));

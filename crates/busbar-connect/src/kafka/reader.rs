@@ -9,21 +9,23 @@ use busbar_connector::Resume;
 use busbar_event::{Class, Error};
 use busbar_kafka::batch::{BatchHead, OpenBatch, next_batch};
 use busbar_kafka::message::{
-    AbortedTransaction, FetchPartition, FetchRequest, FetchResponse, OffsetsRequest, read_offsets,
+    AbortedTransaction, FetchPartition, FetchRequest, FetchResponse, NamedPartition,
+    OffsetsRequest, read_offsets,
 };
 use busbar_kafka::{Api, KafkaCode};
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::failure::{KafkaDoing, refused, unreadable};
 use super::limits::{
-    FETCH_BYTES, FETCH_PARTITION_BYTES, FETCH_WAIT, METADATA_EVERY, PARTITIONS_MAX,
+    FETCH_BYTES, FETCH_PARTITION_BYTES, FETCH_WAIT, METADATA_EVERY, PARTITIONS_MAX, REBALANCE_MAX,
     RECORDS_BYTES_MAX, RETRY_FIRST, RETRY_LAST,
 };
 use super::link::KafkaLink;
+use super::member::{GroupMember, SharedIdentity};
 use super::server::{KafkaServer, address_of};
-use super::start::{KeptPlace, ReadStart, TopicPattern, chosen, kept_place, part_name};
+use super::start::{KeptPlace, ReadStart, TopicPattern, chosen, kept_place, note, part_name};
 use super::{KafkaRead, Lost};
 
 /// What the reader has to tell.
@@ -36,6 +38,8 @@ pub enum Arrived {
     },
     /// Records of a partition.
     Records(FetchedRecords),
+    /// Nothing more comes of the partitions until they begin again: whoever waits wants to know when all of it is kept.
+    HandsOver(oneshot::Sender<()>),
     /// A broker had nothing.
     Quiet,
     /// Something that people should know, after which it goes on.
@@ -76,6 +80,12 @@ pub struct TopicReader {
     start: ReadStart,
     resume: Resume,
     arrived: mpsc::Sender<Arrived>,
+    /// The group that shares the partitions out, where this node is a member of one.
+    member: Option<GroupMember>,
+    /// The topics that the group was told, with the numbers of their partitions.
+    subscribed: BTreeMap<String, usize>,
+    /// The partitions that are this member's.
+    own: BTreeSet<NamedPartition>,
     /// Partitions that are read, by topic and number.
     known: BTreeMap<(String, i32), Arc<ReadPartition>>,
     /// Topics that were told to be missing.
@@ -102,10 +112,18 @@ impl TopicReader {
         server: Arc<KafkaServer>,
         options: KafkaRead,
         resume: Resume,
+        member: Option<SharedIdentity>,
         arrived: mpsc::Sender<Arrived>,
     ) -> TopicReader {
         let patterns = options.topics.iter();
+        let member = options.group.clone().zip(member);
+        let session = options.session.as_duration();
         TopicReader {
+            member: member.map(|(group, identity)| {
+                GroupMember::new(Arc::clone(&server), group, session, identity)
+            }),
+            subscribed: BTreeMap::new(),
+            own: BTreeSet::new(),
             patterns: patterns
                 .filter_map(|topic| TopicPattern::new(topic))
                 .collect(),
@@ -123,6 +141,9 @@ impl TopicReader {
     /// Reads until it fails or nobody listens.
     pub async fn run(mut self) {
         if let Err(error) = self.read().await {
+            if let Some(member) = &self.member {
+                member.leave().await;
+            }
             // Nobody listens any more otherwise.
             let _ = self.arrived.send(Arrived::Failed(error)).await;
         }
@@ -142,6 +163,11 @@ impl TopicReader {
         let mut plan = BTreeMap::new();
         let mut pause = RETRY_FIRST;
         loop {
+            if self.member.is_some() && self.joins(&mut link, named.as_deref()).await? {
+                fetching.shutdown().await;
+                plan.clear();
+                self.join(&mut link).await?;
+            }
             let next = self.plan(&mut link, named.as_deref()).await?;
             if next != plan || fetching.is_empty() {
                 // What they had asked for and not handed on is asked for again.
@@ -161,6 +187,11 @@ impl TopicReader {
             }
             let ended = tokio::select! {
                 () = tokio::time::sleep(METADATA_EVERY) => None,
+                moved = moved(&mut self.member) => {
+                    moved?;
+                    self.subscribed.clear();
+                    continue;
+                }
                 Some(ended) = fetching.join_next() => Some(ended),
             };
             match ended {
@@ -180,6 +211,58 @@ impl TopicReader {
                 }
             }
         }
+    }
+
+    /// Whether the group has to be joined: for the first time, because it shares partitions out anew, or because there are others
+    /// than it was told.
+    async fn joins(
+        &mut self,
+        link: &mut KafkaLink,
+        named: Option<&[String]>,
+    ) -> Result<bool, Error> {
+        let metadata = self.server.metadata(link, named).await?;
+        let (chosen, _) = chosen(&self.patterns, &metadata.topics);
+        let there: BTreeMap<String, usize> = chosen
+            .into_iter()
+            .map(|(name, topic)| (name.to_owned(), topic.partitions.len()))
+            .collect();
+        let leads = self.member.as_ref().is_some_and(|member| member.leads);
+        // Only who shares out has to know how many there are.
+        let same = match leads {
+            true => there == self.subscribed,
+            false => there.keys().eq(self.subscribed.keys()),
+        };
+        self.subscribed = there;
+        Ok(!same)
+    }
+
+    /// Hands over what was read, and joins the group, which says what is read next.
+    async fn join(&mut self, link: &mut KafkaLink) -> Result<(), Error> {
+        if !self.known.is_empty() {
+            let (waits, kept) = oneshot::channel();
+            self.tell(Arrived::HandsOver(waits)).await;
+            let kept = tokio::time::timeout(REBALANCE_MAX, kept).await;
+            if !matches!(kept, Ok(Ok(()))) {
+                let error = Error::new(Class::Transient, "kafka.group-slow");
+                return Err(error.with("seconds", REBALANCE_MAX.as_secs()));
+            }
+        }
+        for partition in std::mem::take(&mut self.known).into_values() {
+            let next = partition.next.load(Ordering::Relaxed);
+            let part = partition.part.to_string();
+            self.resume.notes.insert(part.clone(), note(partition.id));
+            self.resume
+                .positions
+                .insert(part, u64::try_from(next).unwrap_or(0));
+        }
+        self.own.clear();
+        if let Some(member) = &mut self.member
+            && !self.subscribed.is_empty()
+        {
+            let topics: Vec<String> = self.subscribed.keys().cloned().collect();
+            self.own = member.join(link, &topics).await?;
+        }
+        Ok(())
     }
 
     /// Which broker is asked for which partitions; new ones are begun.
@@ -227,6 +310,9 @@ impl TopicReader {
                     continue;
                 }
                 let key = (name.to_owned(), number);
+                if self.member.is_some() && !self.own.contains(&key) {
+                    continue;
+                }
                 let mut brokers = metadata.brokers.iter();
                 let Some(leader) = brokers.find(|broker| broker.id == partition.leader) else {
                     leaderless.insert(key);
@@ -266,8 +352,9 @@ impl TopicReader {
             let error = Error::new(Class::Configuration, "kafka.too-many");
             return Err(error.with("count", count).with("most", PARTITIONS_MAX));
         }
+        let told = self.told(link, new.values().flatten()).await?;
         for (leader, partitions) in new {
-            self.begin(&leader, partitions).await?;
+            self.begin(&leader, partitions, &told).await?;
         }
         // Those that could not be begun are taken up the next time.
         for partitions in plan.values_mut() {
@@ -277,16 +364,42 @@ impl TopicReader {
         Ok(plan)
     }
 
+    /// How far the group knows that new partitions have been read.
+    async fn told(
+        &self,
+        link: &mut KafkaLink,
+        partitions: impl Iterator<Item = &Arc<ReadPartition>>,
+    ) -> Result<BTreeMap<NamedPartition, i64>, Error> {
+        let mut partitions: Vec<(&str, i32)> = partitions
+            .map(|partition| (&*partition.topic, partition.number))
+            .collect();
+        partitions.sort_unstable();
+        match &self.member {
+            Some(member) if !partitions.is_empty() => member.offsets(link, &partitions).await,
+            _ => Ok(BTreeMap::new()),
+        }
+    }
+
     /// Finds where new partitions of one broker begin, and tells it.
     async fn begin(
         &mut self,
         leader: &Arc<str>,
         partitions: Vec<Arc<ReadPartition>>,
+        told: &BTreeMap<NamedPartition, i64>,
     ) -> Result<(), Error> {
         let mut unread = Vec::new();
         for partition in partitions {
+            let told = told.get(&(partition.topic.to_string(), partition.number));
             match kept_place(&self.resume, &partition.part, partition.id) {
-                KeptPlace::At(offset) => self.begins(partition, offset, true).await,
+                // Others may have read on since; what this node has read, and the group does not know, it does not read again.
+                KeptPlace::At(offset) => {
+                    let begin = told.map_or(offset, |told| offset.max(*told));
+                    self.begins(partition, begin, begin == offset).await;
+                }
+                KeptPlace::None if told.is_some() => {
+                    let begin = told.copied().unwrap_or_default();
+                    self.begins(partition, begin, false).await;
+                }
                 KeptPlace::None => unread.push(partition),
                 KeptPlace::OtherTopic => return Err(self.made_anew(&partition.topic)),
             }
@@ -369,6 +482,14 @@ impl TopicReader {
     async fn tell(&self, arrived: Arrived) {
         // Nobody listens any more where this fails; the task is about to be ended.
         let _ = self.arrived.send(arrived).await;
+    }
+}
+
+/// Waits until the group has to be joined again; for ever without one.
+async fn moved(member: &mut Option<GroupMember>) -> Result<(), Error> {
+    match member {
+        Some(member) => member.moved().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -156,6 +156,16 @@ impl KafkaServer {
         answer.await?.read(MetadataResponse::read)
     }
 
+    /// A connection to the coordinator of a group.
+    ///
+    /// # Errors
+    /// As [`KafkaServer::coordinator`].
+    pub async fn coordinator_link(&self, group: &str) -> Result<KafkaLink, Error> {
+        let mut any = self.any().await?;
+        let (_, address) = self.coordinator(&mut any, group, false).await?;
+        KafkaLink::open(self, &address).await
+    }
+
     /// Where the coordinator of a group or a transactional id is. Waits while it is being made.
     ///
     /// # Errors

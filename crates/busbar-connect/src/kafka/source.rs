@@ -7,13 +7,14 @@ use std::time::Duration;
 use busbar_connector::{Polled, Polling, Position, Source, SourceContext, Work};
 use busbar_event::Error;
 use busbar_kafka::batch::OpenBatch;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::KafkaRead;
 use super::failure::{closed, unreadable};
-use super::group::GroupTeller;
-use super::limits::{FETCHED_WAITING_MAX, RECORDS_BYTES_MAX};
+use super::group::{GroupTeller, ToldGroup};
+use super::limits::{FETCHED_WAITING_MAX, GROUP_EVERY, RECORDS_BYTES_MAX};
+use super::member::{SharedIdentity, leave};
 use super::publish::RecordPublisher;
 use super::reader::{Arrived, FetchedRecords, ReadPartition, TopicReader};
 use super::server::KafkaServer;
@@ -26,6 +27,10 @@ pub struct KafkaSource {
     arrived: mpsc::Receiver<Arrived>,
     reader: JoinHandle<()>,
     group: Option<GroupTeller>,
+    /// The group that this node is a member of.
+    joined: Option<(String, SharedIdentity)>,
+    /// Who waits until all that has come is in the stream, and the group knows it.
+    handing_over: Option<oneshot::Sender<()>>,
     publisher: RecordPublisher,
     /// What has come and is not published yet.
     come: Option<Coming>,
@@ -55,17 +60,25 @@ impl KafkaSource {
         context: SourceContext,
     ) -> KafkaSource {
         let (tell, arrived) = mpsc::channel(FETCHED_WAITING_MAX);
-        let group = options
-            .group
-            .clone()
-            .map(|group| GroupTeller::new(Arc::clone(&server), group, tell.clone()));
+        let member = options.join.then(SharedIdentity::default);
+        let group = options.group.clone().map(|group| {
+            let told = ToldGroup {
+                server: Arc::clone(&server),
+                group,
+                member: member.clone(),
+            };
+            GroupTeller::new(told, tell.clone())
+        });
+        let joined = options.group.clone().zip(member.clone());
         let publisher = RecordPublisher::new(topic, context.name, options.offset_tags);
-        let reader = TopicReader::new(Arc::clone(&server), options, context.resume, tell);
+        let reader = TopicReader::new(Arc::clone(&server), options, context.resume, member, tell);
         KafkaSource {
             server,
             arrived,
             reader: tokio::spawn(reader.run()),
             group,
+            joined,
+            handing_over: None,
             publisher,
             come: None,
             parts: BTreeMap::new(),
@@ -76,6 +89,17 @@ impl KafkaSource {
         loop {
             if let Some(polling) = self.publish()? {
                 return Ok(Polled::Batch(polling));
+            }
+            if self.handing_over.is_some() {
+                // What was published before is in the stream: this is asked only then.
+                let told = match &self.group {
+                    Some(group) => group.flush().await,
+                    None => true,
+                };
+                let waits = self.handing_over.take().filter(|_| told);
+                self.parts.clear();
+                // Who waits hears of a failure by this being dropped.
+                let _ = waits.map(|waits| waits.send(()));
             }
             let Some(arrived) = self.arrived.recv().await else {
                 return Err(closed(&self.server.addresses()));
@@ -107,6 +131,7 @@ impl KafkaSource {
                         open: None,
                     });
                 }
+                Arrived::HandsOver(waits) => self.handing_over = Some(waits),
                 // Lets the runtime see that the brokers answer.
                 Arrived::Quiet => return Ok(Polled::Idle(Duration::ZERO)),
                 Arrived::Told(error) | Arrived::Failed(error) => return Err(error),
@@ -228,8 +253,14 @@ impl Source for KafkaSource {
 
     fn close(&mut self) -> Work<'_, Result<(), Error>> {
         Box::pin(async move {
+            self.reader.abort();
             if let Some(group) = &self.group {
                 group.flush().await;
+            }
+            if let Some((group, identity)) = &self.joined {
+                // Its members wait a little longer where this fails.
+                let left = leave(&self.server, group, identity);
+                let _ = tokio::time::timeout(GROUP_EVERY, left).await;
             }
             Ok(())
         })

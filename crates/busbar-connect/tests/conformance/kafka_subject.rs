@@ -13,6 +13,7 @@ pub fn subject() -> Subject {
             "kafka: { brokers: ['127.0.0.1:1'], read: { topics: [a] } }\n",
             "kafka: { brokers: ['127.0.0.1:1', 'b:2'], tls: { ca: ca.pem, certificate: c.pem, key: k.pem }, sasl: { mechanism: scram-sha-512, user: u, password: { env: P } }, timeout: 5s, read: { topics: [a, 'b-*'], partitions: [0, 1], start: latest, lost: earliest, group: g, offset_tags: true, generation: 2 } }\ntopic: a/${topic}/${partition}/${key}\n",
             "kafka: { brokers: ['127.0.0.1:1'], read: { topics: [a], start: '2026-01-31T00:00:00Z' } }\n",
+            "kafka: { brokers: ['127.0.0.1:1'], read: { topics: [a], group: g, join: true, session: 30s } }\n",
             "kafka: { brokers: ['127.0.0.1:1'], write: { topic: a } }\n",
             "kafka: { brokers: ['127.0.0.1:1'], sasl: { mechanism: plain, user: u, password: { file: p } }, write: { topic: 'a-${id}', positions: b, key: '${id}', compression: lz4, change: c, producer: n } }\n",
         ],
@@ -55,6 +56,18 @@ pub fn subject() -> Subject {
             (
                 "kafka: { brokers: ['a:1'], read: { topics: [a], group: '' } }\n",
                 "''",
+            ),
+            (
+                "kafka: { brokers: ['a:1'], read: { topics: [a], join: true } }\n",
+                "true",
+            ),
+            (
+                "kafka: { brokers: ['a:1'], read: { topics: [a], group: g, join: true, partitions: [0] } }\n",
+                "true",
+            ),
+            (
+                "kafka: { brokers: ['a:1'], read: { topics: [a], group: g, join: true, session: 1h } }\n",
+                "1h",
             ),
             (
                 "kafka: { brokers: ['a:1'], read: { topics: [a] } }\ntopic: a/${tpic}\n",

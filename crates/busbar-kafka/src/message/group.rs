@@ -1,5 +1,6 @@
 //! Coordinators, and the offsets that groups keep.
 
+use super::member::MemberIdentity;
 use super::{read_topics, write_topics};
 use crate::{KafkaCode, KafkaReader, KafkaWriter, Result};
 
@@ -65,11 +66,13 @@ pub struct KeptOffset {
     pub note: String,
 }
 
-/// Keeps offsets of a group without members.
+/// Keeps offsets of a group.
 #[derive(Clone, Copy, Debug)]
 pub struct OffsetCommitRequest<'a> {
     /// The group.
     pub group: &'a str,
+    /// The member whose partitions they are of; none for a group without members.
+    pub member: Option<&'a MemberIdentity>,
     /// The offsets, by topic.
     pub offsets: &'a [KeptOffset],
 }
@@ -78,8 +81,8 @@ impl OffsetCommitRequest<'_> {
     /// Writes it.
     pub fn write(&self, w: &mut KafkaWriter<'_>, version: i16) {
         w.text(self.group);
-        w.i32(-1);
-        w.text("");
+        w.i32(self.member.map_or(-1, |member| member.generation));
+        w.text(self.member.map_or("", |member| &member.id));
         if version >= 7 {
             w.nullable_text(None);
         }

@@ -4,6 +4,7 @@
 mod cluster;
 mod fetch;
 mod group;
+mod member;
 mod produce;
 mod producers;
 mod session;
@@ -20,6 +21,10 @@ pub use group::{
     CommittedOffset, CoordinatorRequest, FoundCoordinator, KeptOffset, OffsetCommitRequest,
     OffsetFetchRequest, OffsetRecord, read_committed_offsets, read_offset_commit,
     read_offset_record,
+};
+pub use member::{
+    HeartbeatRequest, JoinGroupRequest, JoinedGroup, LeaveGroupRequest, MemberIdentity,
+    NamedPartition, SyncGroupRequest, read_synced,
 };
 pub use produce::{ProduceBatch, ProduceRequest, ProducedPartition, read_produced};
 pub use producers::{PartitionProducer, PartitionProducers, ProducersRequest, read_producers};
