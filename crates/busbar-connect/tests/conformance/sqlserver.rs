@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::captured_peer::captured_peer;
 use crate::source_context;
 use crate::tds_peer::{TdsCell, TdsPeer, TdsReply, tokens};
-use crate::world::{World, eventually, spec};
+use crate::world::{PATIENCE, World, eventually, spec};
 
 fn connection(port: u16, more: &str) -> String {
     format!("sqlserver: {{ address: '127.0.0.1:{port}', database: d, user: u, {more} }}\n")
@@ -344,8 +344,10 @@ async fn gone_on(
     let mut source = open_with(text, context).await.expect("it opens");
     let mut found = Vec::new();
     let mut rests = 0;
+    let until = std::time::Instant::now() + PATIENCE;
     // What is known beside the rows comes behind them.
     while found.len() < count || rests < 2 {
+        assert!(std::time::Instant::now() < until, "{found:?}");
         match source.poll().await.expect("it reads") {
             Polled::Batch(polling) => {
                 let all = polling.batch.payloads();
