@@ -406,7 +406,7 @@ impl DocumentScan<'_> {
         let answer = match std::mem::replace(&mut self.place, ScanPlace::End) {
             ScanPlace::Begin => {
                 let body = json!({
-                    "size": SCAN_ROWS, "sort": ["_doc"], "track_total_hits": false,
+                    "size": SCAN_ROWS, "sort": ["_doc"],
                     "_source": rows.wanted(self.columns),
                 });
                 let path = format!("/{}/_search?scroll={KEPT}&{WHOLE}", index_path(index));

@@ -161,8 +161,8 @@ fn keys_of_a_batch_are_one_request_and_answers_that_are_too_large_come_in_parts(
         ("_id", "/docs/_mget", 0, 1),
         ("site", "/docs/_search", 0, 1),
         // Sixteen MB are twenty documents.
-        ("_id", "/docs/_mget", 800_000, 4),
-        ("site", "/docs/_search", 800_000, 4),
+        ("_id", "/docs/_mget", 800_000, 3),
+        ("site", "/docs/_search", 800_000, 3),
     ] {
         let before = peer.bodies(path).len();
         peer.store.lock().padding = padding;
