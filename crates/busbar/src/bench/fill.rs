@@ -85,6 +85,44 @@ fn reading(number: u64, payload: &mut String) -> String {
     format!("meter/m{}/reading", id % 50)
 }
 
+/// Documents in XML, see [`summary`].
+pub fn summaries(address: SocketAddr, events: u64) -> io::Result<()> {
+    fill(address, events, &mut |number, payload| {
+        summary(number, payload);
+        "his/summary".to_owned()
+    })
+}
+
+/// The summary of a patient with fourteen orders, about 2,000 bytes.
+pub fn summary(number: u64, document: &mut String) {
+    use std::fmt::Write as _;
+    const ITEMS: [&str; 7] = [
+        "阿莫西林胶囊",
+        "0.9% 氯化钠注射液",
+        "阿司匹林肠溶片",
+        "Insulin glargine 100 IU/ml",
+        "Metoprolol 47.5 mg",
+        "二甲双胍",
+        "Heparin 5000 IU",
+    ];
+    let _ = write!(
+        document,
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<summary pid=\"{number}\">\n  <name>王小明</name>\n  <sex>{}</sex>\n  <place><ward>内科三病区</ward><bed>{}</bed></place>\n",
+        if number.is_multiple_of(2) { "M" } else { "F" },
+        number % 60,
+    );
+    for order in 0..14 {
+        let item = ITEMS[(number + order) as usize % ITEMS.len()];
+        let _ = writeln!(
+            document,
+            "  <order id=\"o{order}\"><item>{item}</item><dose>{} mg</dose><often>{}</often><placed>2026-11-29T08:{order:02}:00</placed></order>",
+            (number + order) % 500,
+            if order % 2 == 0 { "bid" } else { "qd" },
+        );
+    }
+    let _ = write!(document, "  <charged>{number}.50</charged>\n</summary>\n");
+}
+
 /// Readings with these numbers, of so many keys, one of ten of which repeats one before; 100,000 to a second of their own
 /// time. As many readings as there are keys are of as many keys, if 7,919 does not divide them.
 pub fn keyed(address: SocketAddr, numbers: Range<u64>, keys: u64) -> io::Result<()> {

@@ -3,6 +3,7 @@
 
 mod amqp;
 mod calls;
+mod documents;
 mod fill;
 mod flows;
 mod load;
@@ -86,6 +87,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<(), String> {
         amqp::rows(args, &mut report, &mut failed);
         flows::rows(args, &mut report, &mut failed);
         plugins::rows(args, &mut report, &mut failed);
+        documents::rows(args, &mut report, &mut failed);
         calls::rows(args, &mut report, &mut failed);
         orchestrations::rows(args, &mut report, &mut failed);
         state::rows(args, &mut report, &mut failed);
