@@ -161,6 +161,28 @@ pub(crate) struct Computed {
     pub sources: Option<SourceOffsets>,
 }
 
+/// Which events of a stream become rows. The others move event time all the same.
+#[derive(Clone, Copy)]
+pub(crate) enum EventChoice<'a> {
+    All,
+    /// Those whose times lie in a range, in microseconds since 1970.
+    Within(&'a Range<i64>),
+    /// Those at these places of the batch, which are in order, or with `false` all others.
+    At(&'a [u32], bool),
+}
+
+impl EventChoice<'_> {
+    fn has(&self, at: usize, time: i64) -> bool {
+        match self {
+            EventChoice::All => true,
+            EventChoice::Within(range) => range.contains(&time),
+            EventChoice::At(places, chosen) => {
+                places.binary_search(&(at as u32)).is_ok() == *chosen
+            }
+        }
+    }
+}
+
 /// A batch on its way through the operators.
 pub(crate) struct ChainWork {
     events: Batch,
@@ -226,34 +248,29 @@ impl Chain {
     /// An error of the batch as a whole; then nothing has changed. A batch of one event has no permanent one: the event
     /// is dead.
     pub fn read(&mut self, events: Batch) -> Result<ChainWork, Error> {
-        self.read_within(events, None)
+        self.read_chosen(events, EventChoice::All)
     }
 
     /// As [`Chain::read`], for events that are the other side of a join with itself already: a step before the join could
     /// not take them, and they come again.
     pub fn read_own_side(&mut self, events: Batch) -> Result<ChainWork, Error> {
-        self.read_side(events, None)
+        self.read_side(events, EventChoice::All)
     }
 
-    /// As [`Chain::read`], of a stream's events only those whose times lie `within`. The others move event time all the
-    /// same.
-    pub fn read_within(
+    /// As [`Chain::read`], of a stream's events only those of the choice.
+    pub fn read_chosen(
         &mut self,
         events: Batch,
-        within: Option<&Range<i64>>,
+        choice: EventChoice<'_>,
     ) -> Result<ChainWork, Error> {
-        let mut work = self.read_side(events, within)?;
+        let mut work = self.read_side(events, choice)?;
         if let Some(itself) = &self.itself {
             work.take_in_other(*itself);
         }
         Ok(work)
     }
 
-    fn read_side(
-        &mut self,
-        events: Batch,
-        within: Option<&Range<i64>>,
-    ) -> Result<ChainWork, Error> {
+    fn read_side(&mut self, events: Batch, choice: EventChoice<'_>) -> Result<ChainWork, Error> {
         let mut work = ChainWork::new(events, self.ways);
         let (source, time) = (&mut self.source, &mut self.time);
         match source {
@@ -265,7 +282,7 @@ impl Chain {
                     None => Untimed::default(),
                 };
                 untimed.add(tagged.rejected);
-                let chosen = untimed.chosen(&work.events, within);
+                let chosen = untimed.chosen(&work.events, choice);
                 let events = match &chosen {
                     Some(chosen) => work.events.take(chosen),
                     None => work.events.clone(),
@@ -289,7 +306,7 @@ impl Chain {
                 };
                 let rejected = read.rejected.into_iter();
                 let mut rejected: Vec<_> = rejected.map(|(at, cause)| (place(at), cause)).collect();
-                rejected.extend(untimed.dead(&work.events, within));
+                rejected.extend(untimed.dead(&work.events, choice));
                 rejected.sort_by_key(|(at, _)| *at);
                 let times = match (&good, all) {
                     (Some(good), Some(all)) => Some(all.take(good)?),
@@ -682,11 +699,12 @@ impl Untimed {
         }
     }
 
-    /// The places of the others that lie within a range of time; none if those are all events.
-    fn chosen(&self, events: &Batch, within: Option<&Range<i64>>) -> Option<UInt32Array> {
+    /// The places of the others that are of a choice; none if those are all events.
+    fn chosen(&self, events: &Batch, choice: EventChoice<'_>) -> Option<UInt32Array> {
         let times = events.times();
-        let inside = |at: usize| within.is_none_or(|within| within.contains(&times[at]));
-        if self.places.is_empty() && (within.is_none() || (0..times.len()).all(inside)) {
+        let inside = |at: usize| choice.has(at, times[at]);
+        let is_all = matches!(choice, EventChoice::All);
+        if self.places.is_empty() && (is_all || (0..times.len()).all(inside)) {
             return None;
         }
         let mut untimed = self.places.iter().peekable();
@@ -698,12 +716,11 @@ impl Untimed {
     }
 
     /// Why they are dead, by their places. Their times are those of their arrival.
-    fn dead(self, events: &Batch, within: Option<&Range<i64>>) -> Vec<(usize, Error)> {
+    fn dead(self, events: &Batch, choice: EventChoice<'_>) -> Vec<(usize, Error)> {
         let times = events.times();
         let dead = self.places.into_iter().zip(self.causes);
         let dead = dead.map(|(at, cause)| (at as usize, cause));
-        dead.filter(|(at, _)| within.is_none_or(|within| within.contains(&times[*at])))
-            .collect()
+        dead.filter(|(at, _)| choice.has(*at, times[*at])).collect()
     }
 }
 

@@ -54,9 +54,9 @@ pub use orchestration::{
 pub use reader::Input;
 pub use runtime::explain;
 pub use runtime::{
-    EventAt, FlowTrace, LetterTaker, PluginReport, PluginTrial, ResendFrom, Resent, Runtime,
-    RuntimeOptions, TracedOutput, TracedStep, TrialRow, TriedEvent, TriedResult, UnfitEvent,
-    UnfitLetter,
+    EventAt, FlowTrace, LetterTaker, Lineage, LineageResult, PluginReport, PluginTrial, ResendFrom,
+    Resent, Runtime, RuntimeOptions, TracedOutput, TracedStep, TrialRow, TriedEvent, TriedResult,
+    UnfitEvent, UnfitLetter,
 };
 pub use services::ServiceStatus;
 pub use status::{

@@ -134,6 +134,16 @@ pub const TICKS_BYTES_MAX: u64 = 256 << 20;
 pub const TRACE_ROWS_MAX: usize = 100;
 /// Events of other streams that are read to find the results of an event in one flow.
 pub const TRACE_SCAN_EVENTS_MAX: u64 = 256 << 10;
+/// Events that a flow with state is run over again to find those that a result was made of, of all partitions together.
+pub const LINEAGE_EVENTS_MAX: u64 = 4096;
+/// How often it is run again for that.
+pub const LINEAGE_RUNS_MAX: usize = 800;
+/// Results of one such run.
+pub const LINEAGE_RUN_RESULTS_MAX: usize = 64 << 10;
+/// Results of an event that are shown with the events that they were made of.
+pub const LINEAGE_RESULTS_MAX: usize = 16;
+/// Events that are shown of one result.
+pub const LINEAGE_INPUTS_MAX: usize = 100;
 /// Bytes that are read at once for that.
 pub const TRACE_READ_BYTES: usize = 256 << 10;
 /// Threads that flows compute on, at most.

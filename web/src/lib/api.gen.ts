@@ -721,6 +721,8 @@ export interface FlowTraceView {
   flow: string;
   /** Its dead letters of the event. */
   letters: TracedLetter[];
+  lineage?: LineageView | null;
+  lineage_error?: Problem | null;
   /** The outputs, in their order in the flow. */
   outputs: TracedOutputView[];
   /** The version of the project that runs. */
@@ -1014,6 +1016,38 @@ export interface Letters {
   events: number;
   /** Newest first. */
   letters: LetterView[];
+}
+
+/** A result, and the events that it was made of. */
+export interface LineageResultView {
+  event?: EventView | null;
+  /** Whether the log has it. */
+  found: boolean;
+  /** The events that it was made of, a hundred at most: they alone give it, unless there are more. */
+  inputs: EventView[];
+  /** Events that are part of it, or may be, and are not shown: there are too many, or the caller may not read their streams. */
+  more: number;
+  /** It has not come out: the flow's state held it behind the last event that was read. */
+  open: boolean;
+  /** The id of the output in the flow's graph. */
+  output: string;
+  /** The row that it takes, for a table. */
+  row?: unknown;
+}
+
+/** The results of a flow with state that an event is part of, from running the flow again over at most 4096 events around it. */
+export interface LineageView {
+  /** Events that the flow was run over again. */
+  events: number;
+  /** How many more there are. */
+  more: number;
+  /** The results, the first 16 of them. */
+  results: LineageResultView[];
+  /**
+   * Whether these were all events before it. Else what the flow's state held of older ones is missing, and a result that the
+   * log does not have is not to be relied on.
+   */
+  whole: boolean;
 }
 
 /** The state of the node. */

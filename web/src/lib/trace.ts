@@ -32,6 +32,9 @@ export interface TracedFlow {
   unread: ApiProblem | null;
   steps: TracedStep[];
   outputs: TracedOutput[];
+  /** Of a flow with state. */
+  lineage: TracedLineage | null;
+  lineage_error: ApiProblem | null;
   letters: { id: string; step: string; cause: string; cause_zh: string; open: boolean }[];
 }
 
@@ -60,8 +63,45 @@ export interface TracedOutput {
   cause: ApiProblem | null;
 }
 
+/** The results that an event is part of. */
+export interface TracedLineage {
+  results: {
+    output: string;
+    event: BusEvent | null;
+    found: boolean;
+    row: unknown;
+    open: boolean;
+    inputs: BusEvent[];
+    more: number;
+  }[];
+  more: number;
+  /** Events that the flow was run over again. */
+  events: number;
+  /** Whether these were all events before it. */
+  whole: boolean;
+}
+
 const values = (v: unknown): unknown[] => (Array.isArray(v) ? (v as unknown[]) : []);
 const NOWHERE: BusEvent = { topic: '', time: '' };
+
+function readLineage(answer: unknown): TracedLineage | null {
+  if (answer === undefined || answer === null) return null;
+  const v = object(answer);
+  return {
+    results: objects(v.results).map((result) => ({
+      output: str(result.output),
+      event: result.event === undefined ? null : (eventOf(object(result.event)) ?? NOWHERE),
+      found: result.found === true,
+      row: result.row,
+      open: result.open === true,
+      inputs: objects(result.inputs).flatMap((one) => eventOf(one) ?? []),
+      more: num(result.more),
+    })),
+    more: num(v.more),
+    events: num(v.events),
+    whole: v.whole === true,
+  };
+}
 
 export function readTrace(answer: unknown): Trace {
   const v = object(answer);
@@ -99,6 +139,8 @@ export function readTrace(answer: unknown): Trace {
         recorded: objects(output.recorded).flatMap((one) => eventOf(one) ?? []),
         cause: problemIn(output.cause) ?? null,
       })),
+      lineage: readLineage(flow.lineage),
+      lineage_error: problemIn(flow.lineage_error) ?? null,
       letters: objects(flow.letters).map((letter) => ({
         id: str(letter.id),
         step: str(letter.step),

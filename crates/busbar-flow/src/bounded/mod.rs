@@ -8,7 +8,7 @@
 
 mod space;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use busbar_bus::{Cursor, Item, StreamPartition};
 use busbar_connector::Backoff;
 use busbar_event::{Batch, Class, Error};
 
-use crate::chain::{Chain, ChainWork, Computed};
+use crate::chain::{Chain, ChainWork, Computed, EventChoice};
 use crate::compile::Plan;
 use crate::exchange;
 use crate::limits::{BOUNDED_TRIES_MAX, PIECE_ROWS_MAX, READ_BYTES, STATE_BYTES_MAX};
@@ -29,6 +29,7 @@ use crate::task::{Tick, prepare_outputs};
 use space::OverflowStore;
 
 /// What a run reads: the partitions of the streams of the flow's file.
+#[derive(Clone)]
 pub(crate) struct BoundedInput {
     /// The input's index in the plan.
     pub input: usize,
@@ -69,7 +70,22 @@ pub(crate) trait BoundedSink {
     /// # Errors
     /// The run is to end.
     fn progress(&mut self, counts: &BoundedCounts) -> Result<(), Error>;
+
+    /// Takes all that comes to an output, by its number in the plan, at once; answers whether it does. If not, rows of tables
+    /// are written.
+    ///
+    /// # Errors
+    /// The run is to end.
+    fn takes(&mut self, _output: usize, _outgoing: &Outgoing) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// All events have been read: what comes from now on was still open.
+    fn ending(&mut self) {}
 }
+
+/// Events of a run: for each input of the plan and partition their offsets.
+pub(crate) type RunEvents = BTreeMap<(usize, u16), BTreeSet<u64>>;
 
 /// A run under way.
 pub(crate) struct Bounded<'a, S> {
@@ -93,6 +109,8 @@ struct BoundedFeed {
     ticks: VecDeque<Tick>,
     /// Events that were read and have not gone on.
     rest: Option<(u64, Batch)>,
+    /// Offsets of the events that alone become rows, or with `false` of those that do not; none: all do.
+    picked: Option<(BTreeSet<u64>, bool)>,
     over: bool,
 }
 
@@ -181,10 +199,26 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
                 end: read.offsets.end,
                 ticks: read.ticks,
                 rest: None,
+                picked: None,
                 over: false,
             });
         }
         Ok(run)
+    }
+
+    /// The same run with these events alone, or with `false` with all others, and as a trial: plug-ins keep nothing of it. The
+    /// events that are left out move event time all the same.
+    pub fn trial_of(mut self, mut events: RunEvents, chosen: bool) -> Self {
+        for (place, node) in &self.places {
+            let mut feeds = self.feeds.iter_mut();
+            if let Some(feed) = feeds.find(|feed| feed.node == *node) {
+                let its = events.remove(place).unwrap_or_default();
+                feed.picked = Some((its, chosen));
+            }
+        }
+        let nodes = self.nodes.iter_mut();
+        nodes.for_each(|node| node.chain.on_trial());
+        self
     }
 
     /// Runs to the end.
@@ -197,6 +231,7 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
             self.keep_small()?;
             self.sink.progress(&self.counts)?;
         }
+        self.sink.ending();
         // Nodes are in the order of the stages.
         for node in 0..self.nodes.len() {
             let work = self.nodes[node].chain.end();
@@ -226,7 +261,7 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
                 let work = self.nodes[node].chain.tick(watermark);
                 self.take(node, work).await?;
             }
-            Some(Read::Events(events)) => {
+            Some(Read::Events(base, events)) => {
                 self.counts.read += events.rows() as u64;
                 let times = events.times().iter();
                 let inside = times.filter(|time| self.within.contains(time)).count();
@@ -237,15 +272,21 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
                 let within = from..self.within.end;
                 self.counts.events += inside as u64;
                 // Events that cannot be read together are read in halves; the first half comes first.
-                let mut open = vec![events];
-                while let Some(events) = open.pop() {
+                let mut open = vec![(base, events)];
+                while let Some((base, events)) = open.pop() {
+                    let picked = self.feeds[at].picked(base, events.rows());
+                    let choice = match &picked {
+                        None => EventChoice::Within(&within),
+                        Some((places, chosen)) => EventChoice::At(places, *chosen),
+                    };
                     let chain = &mut self.nodes[node].chain;
-                    match chain.read_within(events.clone(), Some(&within)) {
+                    match chain.read_chosen(events.clone(), choice) {
                         Ok(work) => self.take(node, work).await?,
                         Err(e) if e.class() == Class::Permanent && events.rows() > 1 => {
                             let middle = events.rows() / 2;
-                            open.push(events.slice(middle, events.rows() - middle));
-                            open.push(events.slice(0, middle));
+                            let rest = events.slice(middle, events.rows() - middle);
+                            open.push((base + middle as u64, rest));
+                            open.push((base, events.slice(0, middle)));
                         }
                         Err(error) => return Err(error),
                     }
@@ -329,9 +370,12 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
             }
             prepared => prepared?,
         };
-        for prepared in prepared {
+        for (prepared, output) in prepared.into_iter().zip(&outputs) {
             let dead = prepared.dead.iter().map(|dead| dead.cause.clone());
             self.die(dead.collect());
+            if self.sink.takes(*output, &prepared.outgoing)? {
+                continue;
+            }
             let Outgoing::Rows(rows) = prepared.outgoing else {
                 continue;
             };
@@ -400,11 +444,20 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
 }
 
 enum Read {
-    Events(Batch),
+    /// Events, and the offset of the first.
+    Events(u64, Batch),
     Tick(i64),
 }
 
 impl BoundedFeed {
+    /// The places of the events that are picked, of so many from an offset on.
+    fn picked(&self, base: u64, events: usize) -> Option<(Vec<u32>, bool)> {
+        let (offsets, chosen) = self.picked.as_ref()?;
+        let its = offsets.range(base..base + events as u64);
+        let places = its.map(|offset| (offset - base) as u32);
+        Some((places.collect(), *chosen))
+    }
+
     /// What comes next; none at the end.
     fn next(&mut self, counts: &mut BoundedCounts) -> Result<Option<Read>, Error> {
         loop {
@@ -422,7 +475,7 @@ impl BoundedFeed {
                 if base + (rows as u64) < self.end && left > 0 {
                     self.rest = Some((base + rows as u64, events.slice(rows, left)));
                 }
-                return Ok(Some(Read::Events(events.slice(0, rows))));
+                return Ok(Some(Read::Events(base, events.slice(0, rows))));
             }
             if position >= self.end {
                 return Ok(None);

@@ -121,6 +121,8 @@ pub(super) struct Retraced {
     pub input: usize,
     pub stations: Vec<StationTrace>,
     pub computed: Computed,
+    /// Every step works as it did then, and none asks a service.
+    pub is_repeatable: bool,
 }
 
 impl Runtime {
@@ -230,6 +232,8 @@ impl Runtime {
                     fate.or(is_changed.then_some(StepFate::Plugin))
                 })
                 .collect();
+            let is_repeatable = !plan.inputs.iter().any(|input| input.calls_out())
+                && !steps.iter().any(|at| changed(at.spec));
             let mut chain = plan.inputs[input].chain(&[])?;
             chain.on_trial();
             let (stations, computed) = block_on(chain.trace(event.event, &left_out, None))?;
@@ -238,6 +242,7 @@ impl Runtime {
                 input,
                 stations,
                 computed,
+                is_repeatable,
             })
         })
         .await
@@ -394,7 +399,7 @@ fn shown(rows: &RecordBatch, all: &mut Vec<Json>) -> Result<(), Error> {
 }
 
 /// What is looked for in the log.
-struct Sought<'a> {
+pub(super) struct Sought<'a> {
     partitions: Vec<Arc<StreamPartition>>,
     /// How the names of the flow's tasks begin and end that write it, and of the one that read the event.
     known_as: String,
@@ -409,7 +414,7 @@ struct Sought<'a> {
 }
 
 impl<'a> Sought<'a> {
-    fn of(
+    pub(super) fn of(
         bus: &Bus,
         plan: &crate::compile::OutputPlan,
         made: &'a Batch,
@@ -455,6 +460,15 @@ impl<'a> Sought<'a> {
         }
     }
 
+    /// The same, written by whatever task of the flow: results of regrouped rows are not written by the one that read the event.
+    pub(super) fn of_any_task(self) -> Sought<'a> {
+        Sought {
+            begins: self.flow.clone(),
+            behind: 0,
+            ..self
+        }
+    }
+
     /// Whether a task has this name that reads a stream of results of the flow.
     fn delivers(&self, task: &str) -> bool {
         let stream = task.strip_prefix(&self.flow);
@@ -484,7 +498,7 @@ impl<'a> Sought<'a> {
     }
 
     /// The first event that is what was made, in a frame that its task wrote.
-    fn find(&self, searched: &mut u64) -> Result<Option<EventAt>, Error> {
+    pub(super) fn find(&self, searched: &mut u64) -> Result<Option<EventAt>, Error> {
         Ok(self.frame(searched)?.into_iter().next())
     }
 

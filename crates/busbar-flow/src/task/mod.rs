@@ -45,7 +45,7 @@ pub(crate) use insert::{EventAgain, Insert, Inserts};
 pub(crate) use lane::{Lane, MAIN, lanes};
 pub(crate) use prepare::prepare_outputs;
 pub(crate) use shared::{FlowShared, StateCost, TaskClock};
-pub(crate) use ticks::{recorded_ticks, ticks_stream};
+pub(crate) use ticks::{recorded_ticks, ticks_stream, ticks_stream_name};
 pub(crate) use write::{Writers, parcels};
 
 /// What all tasks need.

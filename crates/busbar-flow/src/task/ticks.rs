@@ -24,7 +24,12 @@ pub(crate) fn ticks_stream(bus: &Bus, known_as: &str) -> Result<Arc<Stream>, Err
         age: None,
         bytes: Some(Size::from_bytes(TICKS_BYTES_MAX)),
     };
-    bus.derived_stream(&format!("_t-{known_as}"), 1, retention)
+    bus.derived_stream(&ticks_stream_name(known_as), 1, retention)
+}
+
+/// The name of the stream of a flow's ticks.
+pub(crate) fn ticks_stream_name(known_as: &str) -> String {
+    format!("_t-{known_as}")
 }
 
 pub(super) fn name(key: &TaskKey) -> String {

@@ -8,7 +8,9 @@ use busbar_access::Principal;
 use busbar_bus::StreamPartition;
 use busbar_catalog::{Bundle, Project, Version, VersionInfo};
 use busbar_event::{Batch, Class, Error, time};
-use busbar_flow::{DeadLetter, EventAt, FlowTrace, ResendFrom, TracedOutput, TracedStep};
+use busbar_flow::{
+    DeadLetter, EventAt, FlowTrace, Lineage, LineageResult, ResendFrom, TracedOutput, TracedStep,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
@@ -119,6 +121,14 @@ struct FlowTraceView {
     steps: Vec<TracedStepView>,
     /// The outputs, in their order in the flow.
     outputs: Vec<TracedOutputView>,
+    /// For a flow with state the results that the event is part of. Absent where the flow cannot be run again: it keeps no
+    /// state, asks a service, or a plug-in has changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lineage: Option<LineageView>,
+    /// Why those could not be computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<super::Problem>)]
+    lineage_error: Option<Error>,
     /// Its dead letters of the event.
     letters: Vec<TracedLetter>,
 }
@@ -191,6 +201,45 @@ struct MadeEventView {
     found: bool,
 }
 
+/// The results of a flow with state that an event is part of, from running the flow again over at most 4096 events around it.
+#[derive(Serialize, utoipa::ToSchema)]
+struct LineageView {
+    /// The results, the first 16 of them.
+    results: Vec<LineageResultView>,
+    /// How many more there are.
+    more: usize,
+    /// Events that the flow was run over again.
+    events: u64,
+    /// Whether these were all events before it. Else what the flow's state held of older ones is missing, and a result that the
+    /// log does not have is not to be relied on.
+    whole: bool,
+}
+
+/// A result, and the events that it was made of.
+#[derive(Serialize, utoipa::ToSchema)]
+struct LineageResultView {
+    /// The id of the output in the flow's graph.
+    output: String,
+    /// The event that the output takes. Of one that the log does not have, `stream` is empty, and `partition` and `offset` mean
+    /// nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<EventView>)]
+    event: Option<Box<RawValue>>,
+    /// Whether the log has it.
+    found: bool,
+    /// The row that it takes, for a table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
+    row: Option<serde_json::Value>,
+    /// It has not come out: the flow's state held it behind the last event that was read.
+    open: bool,
+    /// The events that it was made of, a hundred at most: they alone give it, unless there are more.
+    #[schema(value_type = Vec<EventView>)]
+    inputs: Vec<Box<RawValue>>,
+    /// Events that are part of it, or may be, and are not shown: there are too many, or the caller may not read their streams.
+    more: u64,
+}
+
 /// A dead letter of an event.
 #[derive(Serialize, utoipa::ToSchema)]
 struct TracedLetter {
@@ -212,7 +261,8 @@ struct TracedLetter {
 ///
 /// Computes again what each flow that reads the event's stream makes of it, with the version that ran at the event's time, and
 /// says where the log has the results. Nothing is written, and no service is asked: behind steps with state, and behind calls,
-/// only what the log has is shown. To follow the event further, trace the results.
+/// only what the log has is shown. For flows with state `lineage` has the results that the event is part of and the events
+/// that each of them was made of. To follow the event further, trace the results.
 #[utoipa::path(get, path = "/api/v1/trace", tag = "events", params(TraceQuery),
     responses((status = 200, description = "Its way.", body = TraceView)))]
 async fn trace(
@@ -254,6 +304,17 @@ async fn trace(
                 view.add(traced, &caller);
             }
             Err(error) => view.error = Some(error),
+        }
+        if view.error.is_none() {
+            match app.runtime.lineage(&project, &view.flow, &event).await {
+                Ok(Some(lineage)) => {
+                    searched += lineage.searched;
+                    view.lineage = Some(lineage_view(lineage, &caller));
+                }
+                Ok(None) => {}
+                // The way through the other steps is known all the same.
+                Err(error) => view.lineage_error = Some(error),
+            }
         }
         flows.push(view);
     }
@@ -404,6 +465,8 @@ impl FlowTraceView {
             unread: None,
             steps: Vec::new(),
             outputs: Vec::new(),
+            lineage: None,
+            lineage_error: None,
             letters: letters.into_iter().map(TracedLetter::new).collect(),
         }
     }
@@ -445,18 +508,48 @@ fn step_view(step: TracedStep) -> TracedStepView {
     }
 }
 
+fn lineage_view(lineage: Lineage, caller: &Principal) -> LineageView {
+    let view = |result: LineageResult| {
+        let inputs = result.inputs.iter();
+        let inputs = inputs.filter(|at| caller.may_read_stream(&at.stream));
+        let inputs: Vec<Box<RawValue>> = inputs.map(shown).collect();
+        let made = result.event.as_ref();
+        let made = made.map(|(event, place)| made_event(event, place.as_ref(), caller));
+        let (event, found) = made.map_or((None, false), |(event, found)| (Some(event), found));
+        LineageResultView {
+            output: result.output,
+            event,
+            found,
+            row: result.row,
+            open: result.open,
+            more: result.more + (result.inputs.len() - inputs.len()) as u64,
+            inputs,
+        }
+    };
+    LineageView {
+        results: lineage.results.into_iter().map(view).collect(),
+        more: lineage.more,
+        events: lineage.events,
+        whole: lineage.whole,
+    }
+}
+
+/// An event that a flow makes, and whether the log has it where the caller may read it.
+fn made_event(event: &Batch, place: Option<&EventAt>, caller: &Principal) -> (Box<RawValue>, bool) {
+    let nowhere = EventAt {
+        stream: String::new(),
+        partition: 0,
+        offset: 0,
+        event: event.clone(),
+    };
+    let place = place.filter(|at| caller.may_read_stream(&at.stream));
+    (shown(place.unwrap_or(&nowhere)), place.is_some())
+}
+
 fn output_view(output: TracedOutput, caller: &Principal) -> TracedOutputView {
     let may_read = |at: &&EventAt| caller.may_read_stream(&at.stream);
     let made = output.events.iter().map(|(event, place)| {
-        let nowhere = EventAt {
-            stream: String::new(),
-            partition: 0,
-            offset: 0,
-            event: event.clone(),
-        };
-        let place = place.as_ref().filter(may_read);
-        let event = shown(place.unwrap_or(&nowhere));
-        let found = place.is_some();
+        let (event, found) = made_event(event, place.as_ref(), caller);
         raw(format!("{{\"event\":{},\"found\":{found}}}", event.get()))
     });
     TracedOutputView {

@@ -8,6 +8,7 @@ mod deploy;
 mod fhir;
 mod flows;
 mod gateways;
+mod lineage;
 mod live;
 mod look;
 mod node;

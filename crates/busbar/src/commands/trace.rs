@@ -239,10 +239,10 @@ fn show(
             Err(_) if !traces.is_empty() => continue,
             trace => trace?,
         };
-        let flows = trace["flows"].as_array().into_iter().flatten();
-        let outputs = flows.flat_map(|flow| flow["outputs"].as_array().into_iter().flatten());
-        for made in outputs.flat_map(|output| output["events"].as_array().into_iter().flatten()) {
-            if made["found"] == true {
+        for flow in items(&trace["flows"]) {
+            let made = items(&flow["outputs"]).flat_map(|output| items(&output["events"]));
+            let made = made.chain(items(&flow["lineage"]["results"]));
+            for made in made.filter(|made| made["found"] == true) {
                 queue.push_back(EventPlace::of(&made["event"]));
             }
         }
@@ -273,7 +273,7 @@ fn told(trace: &Value) -> String {
         payload(event)
     );
     told_why(&mut text, &trace["orchestrations_error"]);
-    for start in trace["orchestrations"].as_array().into_iter().flatten() {
+    for start in items(&trace["orchestrations"]) {
         let args = ["orchestration", "key", "status", "part", "by"];
         let args = args.map(|name| (name, say::cell(&start[name])));
         if start["key"].is_string() {
@@ -285,7 +285,7 @@ fn told(trace: &Value) -> String {
         }
         told_why(&mut text, &start["error"]);
     }
-    for flow in trace["flows"].as_array().into_iter().flatten() {
+    for flow in items(&trace["flows"]) {
         let version = [
             ("flow", say::cell(&flow["flow"])),
             ("version", say::cell(&flow["version"])),
@@ -294,7 +294,7 @@ fn told(trace: &Value) -> String {
         for why in [&flow["error"], &flow["unread"]] {
             told_why(&mut text, why);
         }
-        for letter in flow["letters"].as_array().into_iter().flatten() {
+        for letter in items(&flow["letters"]) {
             let code = match letter["open"] == true {
                 true => "cli.trace-letter-open",
                 false => "cli.trace-letter-closed",
@@ -310,7 +310,7 @@ fn told(trace: &Value) -> String {
             ];
             text += &format!("    {}\n", say::line(code, &told));
         }
-        for step in flow["steps"].as_array().into_iter().flatten() {
+        for step in items(&flow["steps"]) {
             let fate = say::cell(&step["fate"]);
             let fate = say::line(&format!("cli.trace-{fate}"), &[]);
             text += &format!("    {}  {fate}\n", named(step));
@@ -321,10 +321,11 @@ fn told(trace: &Value) -> String {
                 }
             }
         }
-        for output in flow["outputs"].as_array().into_iter().flatten() {
+        told_lineage(&mut text, flow);
+        for output in items(&flow["outputs"]) {
             text += &format!("    {}\n", named(output));
             told_why(&mut text, &output["cause"]);
-            for made in output["events"].as_array().into_iter().flatten() {
+            for made in items(&output["events"]) {
                 let event = &made["event"];
                 let place = match made["found"] == true {
                     true => EventPlace::of(event).to_string(),
@@ -334,17 +335,68 @@ fn told(trace: &Value) -> String {
                 text += &format!("      > {topic}  {place}\n        {}\n", payload(event));
             }
             if output["events"].as_array().is_none_or(Vec::is_empty) {
-                for row in output["rows"].as_array().into_iter().flatten() {
+                for row in items(&output["rows"]) {
                     text += &format!("      > {}\n", say::cell(row));
                 }
             }
-            for event in output["recorded"].as_array().into_iter().flatten() {
+            for event in items(&output["recorded"]) {
                 let (place, topic) = (EventPlace::of(event), say::cell(&event["topic"]));
                 text += &format!("      ? {topic}  {place}\n        {}\n", payload(event));
             }
         }
     }
     text
+}
+
+/// The results of a flow with state that the event is part of, each with the events that it was made of.
+fn told_lineage(text: &mut String, flow: &Value) {
+    told_why(text, &flow["lineage_error"]);
+    let lineage = &flow["lineage"];
+    if !lineage.is_object() {
+        return;
+    }
+    let events = [("events", say::cell(&lineage["events"]))];
+    let is_empty = items(&lineage["results"]).next().is_none();
+    let code = match (lineage["whole"] == true, is_empty) {
+        (true, true) => "cli.trace-no-part",
+        (false, true) => "cli.trace-no-part-within",
+        (true, false) => "cli.trace-part",
+        (false, false) => "cli.trace-part-within",
+    };
+    *text += &format!("    {}\n", say::line(code, &events));
+    for result in items(&lineage["results"]) {
+        let made = &result["event"];
+        let place = match (result["open"] == true, result["found"] == true) {
+            (true, _) => say::line("cli.trace-open", &[]),
+            (false, true) => EventPlace::of(made).to_string(),
+            (false, false) if made.is_object() => say::line("cli.trace-not-found", &[]),
+            (false, false) => String::new(),
+        };
+        let (topic, made) = match made.is_object() {
+            true => (say::cell(&made["topic"]), payload(made)),
+            false => (String::new(), say::cell(&result["row"])),
+        };
+        let output = say::cell(&result["output"]);
+        *text += &format!("      = {output}  {topic}  {place}\n        {made}\n");
+        for input in items(&result["inputs"]) {
+            let place = EventPlace::of(input);
+            *text += &format!("        < {place}  {}\n", payload(input));
+        }
+        told_more(text, "cli.trace-more-inputs", &result["more"]);
+    }
+    told_more(text, "cli.trace-more-results", &lineage["more"]);
+}
+
+fn told_more(text: &mut String, code: &str, count: &Value) {
+    if count.as_u64().is_some_and(|count| count > 0) {
+        let count = [("count", say::cell(count))];
+        *text += &format!("        {}\n", say::line(code, &count));
+    }
+}
+
+/// The values of a list; none of what is no list.
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
 }
 
 fn told_why(text: &mut String, error: &Value) {
