@@ -45,6 +45,7 @@ pub(crate) enum Action {
     TableRepair,
     InstanceOrder,
     EventResend,
+    ConnectionSnapshot,
 }
 
 impl Action {
@@ -69,6 +70,7 @@ impl Action {
             Action::TableRepair => "table.repair",
             Action::InstanceOrder => "instance.order",
             Action::EventResend => "event.resend",
+            Action::ConnectionSnapshot => "connection.snapshot",
         }
     }
 }

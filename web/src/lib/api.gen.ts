@@ -123,7 +123,8 @@ export interface AuditEntry {
   /**
    * What was done: `user.add`, `user.change`, `user.remove`, `token.add`, `token.remove`, `project.apply`,
    * `flow.rollback`, `flow.pause`, `flow.resume`, `flow.replay`, `plugin.rollback`, `dead-letters.redrive`,
-   * `dead-letters.discard`, `dead-letters.edit`, `table.repair`, `event.resend`.
+   * `dead-letters.discard`, `dead-letters.edit`, `table.repair`, `event.resend`,
+   * `connection.snapshot`.
    */
   action: string;
   /** Names and values that say more, such as `role` or `version`. */

@@ -66,7 +66,8 @@ struct AuditEntry {
     peer: Option<String>,
     /// What was done: `user.add`, `user.change`, `user.remove`, `token.add`, `token.remove`, `project.apply`,
     /// `flow.rollback`, `flow.pause`, `flow.resume`, `flow.replay`, `plugin.rollback`, `dead-letters.redrive`,
-    /// `dead-letters.discard`, `dead-letters.edit`, `table.repair`, `event.resend`.
+    /// `dead-letters.discard`, `dead-letters.edit`, `table.repair`, `event.resend`,
+    /// `connection.snapshot`.
     action: String,
     /// The user, token, flow, version or dead letters that were changed.
     target: String,

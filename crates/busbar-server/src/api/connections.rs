@@ -6,13 +6,16 @@ use std::time::Instant;
 use axum::extract::State;
 use axum::http::StatusCode;
 use busbar_access::Role;
+use busbar_event::Class;
 use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Json, JsonBody, Path};
+use crate::actor::Actor;
 use crate::answer::Answer;
 use crate::app::App;
+use crate::audit::Action;
 use crate::guard::Caller;
 use crate::picture::{ConnectionView, connection_view, readable_connections};
 
@@ -151,12 +154,21 @@ struct SnapshotAsked {
     responses((status = 204, description = "It begins.")))]
 async fn snapshot(
     State(app): State<Arc<App>>,
-    Caller(caller): Caller,
+    actor: Actor,
     Path(name): Path,
     JsonBody(asked): JsonBody<SnapshotAsked>,
 ) -> Answer<StatusCode> {
-    caller.require(Role::Operator)?;
-    app.runtime.snapshot(&name, &asked.table).await?;
+    actor.caller.require(Role::Operator)?;
+    let begun = app.runtime.snapshot(&name, &asked.table).await;
+    // What a source has not answered in time it may still do.
+    let refused = begun.as_ref().err();
+    if refused.is_none_or(|error| error.class() == Class::Transient) {
+        let detail = [("table", asked.table)];
+        actor
+            .record(&app, Action::ConnectionSnapshot, name, &detail)
+            .await;
+    }
+    begun?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -126,3 +126,46 @@ fn operators_and_those_whose_rules_name_a_table_may_query_it() {
         "{metrics}"
     );
 }
+
+/// Whoever has a table read anew is in the audit log, also where the source has not answered and may do it later.
+#[test]
+fn a_snapshot_that_is_asked_for_is_in_the_audit_log() {
+    let (world, ann) = with_admin(&[
+        ("streams/in.yaml", "topics: in/#\n"),
+        (
+            "connections/changes.yaml",
+            "postgres: { address: '127.0.0.1:1', database: his, user: busbar, follow: { tables: [patient] } }\ntopic: in/${table}\n",
+        ),
+    ]);
+    let ask = |connection: &str| {
+        let path = format!("/api/v1/connections/{connection}/snapshot");
+        let body = json!({"table": "public.patient"});
+        as_user(&world, "POST", &path, &ann, &body)
+    };
+    assert_eq!(ask("other").code(), "flow.no-connection");
+    assert_eq!(ask("changes").code(), "connect.source-away");
+    let path = "/api/v1/audit?action=connection";
+    let shown = as_user(&world, "GET", path, &ann, &Value::Null).json();
+    let entries = shown["entries"].as_array().expect("entries");
+    let seen = entries.iter().map(|entry| {
+        let of = |name: &str| entry[name].clone();
+        (
+            of("action"),
+            of("user"),
+            of("target"),
+            entry["detail"]["table"].clone(),
+        )
+    });
+    let expected = (
+        json!("connection.snapshot"),
+        json!("ann"),
+        json!("changes"),
+        json!("public.patient"),
+    );
+    assert_eq!(seen.collect::<Vec<_>>(), [expected]);
+    let said = entries[0]["message"].as_str().expect("a text");
+    assert!(
+        said.contains("changes") && said.contains("public.patient"),
+        "{said}"
+    );
+}
