@@ -56,8 +56,9 @@ pub struct Kafka {
 /// transactions come when the transaction is committed; those of one that is given up do not come. One node reads all
 /// partitions, or those of `partitions`; or several share them as members of a consumer group (`join`). A partition that goes to
 /// another member in good order goes on where this one has stopped; after a crash of this node the records of its last half
-/// second come at the other member again. The event's key, time and payload are those of the record, and its headers are tags. New topics and partitions are noticed while it runs. Records that the cluster
-/// removed before they were read stop the connection, unless `lost` says that it goes on.
+/// second come at the other member again. The event's key, time and payload are those of the record, and its headers are tags.
+/// New topics and partitions are noticed while it runs. Records that the cluster removed before they were read stop the
+/// connection, unless `lost` says that it goes on.
 ///
 /// As a sink: exactly once, for readers that read committed records only (`isolation.level=read_committed`). Each delivery is
 /// a transaction that also keeps how far its producer has come, as an offset of a group that is named like the transaction.
