@@ -22,7 +22,7 @@ use crate::world::{World, project};
 #[path = "../../../busbar-table/tests/conformance/changes.rs"]
 pub mod changes;
 #[path = "../../../busbar-table/tests/conformance/interrupted.rs"]
-mod interrupted;
+pub mod interrupted;
 
 const KEYED: &str = "key: [k]\ncolumns: [{ name: k, type: text }, { name: v, type: int }]\n";
 const WIDER: &str = "key: [k]\ncolumns: [{ name: k, type: text }, { name: v, type: int }, { name: w, type: text }]\n";

@@ -4,8 +4,6 @@
 pub mod cases;
 #[path = "../../../busbar-table/tests/conformance/evolve.rs"]
 mod evolve;
-#[path = "../../../busbar-table/tests/conformance/interrupted.rs"]
-mod interrupted;
 #[path = "../../../busbar-table/tests/conformance/lookups.rs"]
 mod lookups;
 
@@ -22,7 +20,7 @@ use cases::{KEYED, LOOSE, all, at, batch, pairs, rows};
 use serde_json::json;
 
 use crate::database_lookups::{results, send};
-use crate::kept_tables::changes;
+use crate::kept_tables::{changes, interrupted};
 use crate::redis_losing::{LosingPort, Lost};
 use crate::servers::{DatabaseServer, own_redis, redis};
 use crate::world::{World, eventually, spec};
