@@ -13,7 +13,7 @@ use busbar_event::{Class, Error};
 
 use super::failure::told;
 use super::hot_index::{HOT_RIGHTS, columns_key, hot_key, hot_keys, index_key, score};
-use super::limits::{INDEX_KEYS_MAX, SCAN_KEYS};
+use super::limits::SCAN_KEYS;
 use super::link::{RedisLink, RedisServer, closed};
 use super::sink::RedisSink;
 use super::store::{HashRows, RedisStore, RowNames};
@@ -46,12 +46,16 @@ impl RedisHot {
     }
 
     /// Answers to commands that may be sent twice, none of them refused.
-    async fn ask(&self, place: &HotPlace, commands: &Commands) -> Result<Vec<Reply>, Error> {
+    pub(super) async fn ask(
+        &self,
+        place: &HotPlace,
+        commands: &Commands,
+    ) -> Result<Vec<Reply>, Error> {
         let (replies, _) = self.store.ask(commands).await?;
         self.check(place, replies)
     }
 
-    pub(super) fn check(&self, place: &HotPlace, replies: Vec<Reply>) -> Result<Vec<Reply>, Error> {
+    fn check(&self, place: &HotPlace, replies: Vec<Reply>) -> Result<Vec<Reply>, Error> {
         match replies.iter().find_map(refusal) {
             Some(said) => Err(self.refused(place, said)),
             None => Ok(replies),
@@ -62,13 +66,13 @@ impl RedisHot {
         closed(&self.store.server.address)
     }
 
-    pub(super) async fn take(&self) -> Result<Pooled<RedisLink>, Error> {
+    async fn take(&self) -> Result<Pooled<RedisLink>, Error> {
         let pool = &self.store.pool;
         pool.take(|| self.store.server.open()).await
     }
 
     /// Runs a transaction over keys that a session watches; whether no other session has changed them.
-    pub(super) async fn execute(
+    async fn execute(
         &self,
         place: &HotPlace,
         session: &mut RedisLink,
@@ -389,18 +393,7 @@ impl HotDatabase for RedisHot {
     }
 
     fn try_again<'a>(&'a self, rows: &'a HotLayout) -> Work<'a, Result<(), Error>> {
-        Box::pin(async move {
-            let place = &rows.place;
-            loop {
-                let keys = self.between(place, "+inf", "+inf", INDEX_KEYS_MAX).await?;
-                if keys.is_empty() {
-                    return Ok(());
-                }
-                let now = rows.clock.now_micros().to_string();
-                self.score_again(place, &keys, f64::is_infinite, &now)
-                    .await?;
-            }
-        })
+        Box::pin(self.try_rejected(rows))
     }
 
     fn pool(&self) -> PoolUse {

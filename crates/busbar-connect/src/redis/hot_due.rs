@@ -1,65 +1,49 @@
-//! Rows of a hot table that are due: read by a session that watches them, so that none that is written meanwhile is lost.
+//! Rows of a hot table that are due: read, and removed by a script of the server that leaves those that were written since.
 
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use busbar_connector::{HotLayout, HotPlace, LeavingRows, Pooled, TextColumns, Work};
-use busbar_event::{Class, Error};
+use busbar_connector::{HotLayout, HotPlace, LeavingRows, TextColumns, Work};
+use busbar_event::Error;
+use bytes::Bytes;
 
 use super::hot::{RedisHot, refusal};
 use super::hot_index::index_key;
-use super::limits::{DISTURBED_MAX, DUE_BYTES_MAX, DUE_ROWS_MAX};
-use super::link::RedisLink;
+use super::limits::{DUE_BYTES_MAX, DUE_ROWS_MAX, INDEX_KEYS_MAX};
 use super::store::{Portion, Texts};
 use super::wire::{Commands, Reply};
 
-/// Rows that wait to be moved, with the session that watches them.
+/// Changes what the index, the first key, has of the others, if their score is still the argument at their place: each write
+/// gives a row another one. The first argument is the new score, or `-`: the key leaves the index, and with `--` its row goes, too.
+///
+/// A transaction with `WATCH` could do the same, but a server without memory queues no commands, not even those that free some.
+const CHANGE: &[u8] = b"local changed = 0
+for at = 2, #KEYS do
+  if redis.call('ZSCORE', KEYS[1], KEYS[at]) == ARGV[at] then
+    if ARGV[1] == '--' then redis.call('UNLINK', KEYS[at]) end
+    if ARGV[1] == '-' or ARGV[1] == '--' then redis.call('ZREM', KEYS[1], KEYS[at])
+    else redis.call('ZADD', KEYS[1], ARGV[1], KEYS[at]) end
+    changed = changed + 1
+  end
+end
+return changed";
+/// The score of a row that the other table has rejected, as the server writes it.
+const REJECTED: &[u8] = b"inf";
+
+/// Rows that wait to be moved.
 pub struct RedisDue {
     hot: RedisHot,
     place: HotPlace,
-    session: Pooled<RedisLink>,
     rows: RecordBatch,
-    keys: Vec<Vec<u8>>,
-    gone: Vec<Vec<u8>>,
-    unreadable: Vec<Vec<u8>>,
-    /// Rows whose score is larger have been written since.
-    now: f64,
+    keys: Vec<ScoredKey>,
 }
 
-impl RedisDue {
-    async fn leave_all(mut self, is_rejected: &[bool]) -> Result<u64, Error> {
-        let index = index_key(&self.place);
-        let is_kept = |row: usize| is_rejected.get(row).copied().unwrap_or(false);
-        let (mut moved, mut kept) = (Vec::new(), std::mem::take(&mut self.unreadable));
-        for (row, key) in self.keys.iter().enumerate() {
-            match is_kept(row) {
-                true => kept.push(key.clone()),
-                false => moved.push(key.clone()),
-            }
-        }
-        let mut changes = Commands::default();
-        let mut all = |words: &[&[u8]], keys: &[Vec<u8>]| {
-            if !keys.is_empty() {
-                changes.begin(words.len() + keys.len());
-                words.iter().for_each(|word| changes.word(word));
-                keys.iter().for_each(|key| changes.word(key));
-            }
-        };
-        all(&[b"UNLINK"], &moved);
-        all(&[b"ZREM", &index], &moved);
-        all(&[b"ZREM", &index], &self.gone);
-        let session = &mut self.session.session;
-        let is_done = self.hot.execute(&self.place, session, changes).await?;
-        self.session.give_back();
-        if !kept.is_empty() {
-            // Apart from the others: a server without memory refuses this, and not that rows go.
-            let is_due = |due| due <= self.now;
-            let kept = self.hot.score_again(&self.place, &kept, is_due, "+inf");
-            kept.await?;
-        }
-        Ok(if is_done { moved.len() as u64 } else { 0 })
-    }
+/// The key of a row, and its score as the server wrote it.
+#[derive(Clone)]
+struct ScoredKey {
+    key: Vec<u8>,
+    score: Bytes,
 }
 
 impl LeavingRows for RedisDue {
@@ -68,69 +52,91 @@ impl LeavingRows for RedisDue {
     }
 
     fn leave(self: Box<Self>, is_rejected: Vec<bool>) -> Work<'static, Result<u64, Error>> {
-        Box::pin(async move { self.leave_all(&is_rejected).await })
+        Box::pin(async move {
+            let (mut moved, mut rejected) = (Vec::new(), Vec::new());
+            for (row, key) in self.keys.into_iter().enumerate() {
+                match is_rejected.get(row) {
+                    Some(true) => rejected.push(key),
+                    _ => moved.push(key),
+                }
+            }
+            let moved = self.hot.change(&self.place, &moved, b"--").await?;
+            self.hot.change(&self.place, &rejected, b"+inf").await?;
+            Ok(moved)
+        })
     }
 }
 
 impl RedisHot {
-    /// Watches rows and reads them, with their scores.
-    async fn watched(
-        &self,
-        rows: &HotLayout,
-        session: &mut RedisLink,
-        keys: &[Vec<u8>],
-    ) -> Result<(Vec<(f64, Option<Texts>)>, usize), Error> {
-        let (index, fields) = (index_key(&rows.place), rows.schema.fields());
-        let mut commands = Commands::default();
-        commands.begin(1 + keys.len());
-        commands.word(b"WATCH");
-        for key in keys {
-            commands.word(key);
+    /// Rows that are due, no more than are moved at once; none if there are none.
+    pub async fn find_due(&self, rows: &HotLayout) -> Result<Option<RedisDue>, Error> {
+        let now = rows.clock.now_micros();
+        let (place, until) = (&rows.place, now.to_string());
+        let keys = self.between(place, "-inf", &until, DUE_ROWS_MAX).await?;
+        let read = self.read_due(rows, &keys, now as f64).await?;
+        self.change(place, &read.gone, b"-").await?;
+        self.change(place, &read.unreadable, b"+inf").await?;
+        if read.keys.is_empty() {
+            return Ok(None);
         }
-        for key in keys {
-            commands.add(&[b"ZSCORE", &index, key]);
-            commands.begin(2 + fields.len());
-            commands.word(b"HMGET");
-            commands.word(key);
-            for field in fields {
-                commands.word(field.name().as_bytes());
-            }
+        let mut made = TextColumns::new(Arc::clone(&rows.schema));
+        for texts in &read.rows {
+            made.push(texts.iter().map(Option::as_deref))?;
         }
-        let (replies, bytes) = session.run_sized(&commands).await?;
-        let mut replies = replies.into_iter();
-        if let Some(said) = replies.next().as_ref().and_then(refusal) {
-            return Err(self.refused(&rows.place, said));
-        }
-        let mut found = Vec::with_capacity(keys.len());
-        while let (Some(due), Some(row)) = (replies.next(), replies.next()) {
-            if let Some(said) = refusal(&due) {
-                return Err(self.refused(&rows.place, said));
-            }
-            let due = due_of(&due);
-            let texts = match row {
-                Reply::List(values) => {
-                    let text = |value: Reply| match value {
-                        Reply::Value(value) => Some(value),
-                        _ => None,
-                    };
-                    Some(values.into_iter().map(text).collect::<Texts>())
-                }
-                // Somebody else has put something else there.
-                Reply::Refused(said) if said.starts_with("WRONGTYPE") => None,
-                Reply::Refused(said) => return Err(self.refused(&rows.place, &said)),
-                _ => return Err(self.strange()),
-            };
-            let is_row = |texts: &Texts| texts.iter().any(Option::is_some);
-            found.push((due, texts.filter(is_row)));
-        }
-        Ok((found, bytes))
+        Ok(Some(RedisDue {
+            hot: self.clone(),
+            place: place.clone(),
+            rows: made.finish()?,
+            keys: read.keys,
+        }))
     }
 
-    /// Reads rows that are due on a session that watches them.
+    /// Makes all rows that were rejected due again.
+    pub async fn try_rejected(&self, rows: &HotLayout) -> Result<(), Error> {
+        loop {
+            let place = &rows.place;
+            let keys = self.between(place, "+inf", "+inf", INDEX_KEYS_MAX).await?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let score = Bytes::from_static(REJECTED);
+            let keys = keys.into_iter().map(|key| ScoredKey {
+                key,
+                score: score.clone(),
+            });
+            let now = rows.clock.now_micros().to_string();
+            let keys: Vec<_> = keys.collect();
+            if self.change(place, &keys, now.as_bytes()).await? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Runs [`CHANGE`]; how many keys it has changed.
+    async fn change(&self, place: &HotPlace, keys: &[ScoredKey], to: &[u8]) -> Result<u64, Error> {
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let (count, mut commands) = (1 + keys.len(), Commands::default());
+        commands.begin(3 + 2 * count);
+        commands.word(b"EVAL");
+        commands.word(CHANGE);
+        commands.word(count.to_string().as_bytes());
+        commands.word(&index_key(place));
+        keys.iter().for_each(|one| commands.word(&one.key));
+        commands.word(to);
+        keys.iter().for_each(|one| commands.word(&one.score));
+        // Made twice, it changes nothing the second time.
+        let replies = self.ask(place, &commands).await?;
+        match replies.first() {
+            Some(Reply::Number(changed)) => Ok(u64::try_from(*changed).unwrap_or(0)),
+            _ => Err(self.strange()),
+        }
+    }
+
     async fn read_due(
         &self,
         rows: &HotLayout,
-        session: &mut RedisLink,
         keys: &[Vec<u8>],
         now: f64,
     ) -> Result<DueRead, Error> {
@@ -138,22 +144,28 @@ impl RedisHot {
         let (mut at, mut bytes, mut portion) = (0, 0, Portion::default());
         while at < keys.len() && bytes < DUE_BYTES_MAX {
             let end = keys.len().min(at + portion.keys());
-            let (found, size) = self.watched(rows, session, &keys[at..end]).await?;
+            let (found, size) = self.read_scored(rows, &keys[at..end]).await?;
             portion.after(end - at, size);
             bytes += size;
-            for (key, (due, texts)) in keys[at..end].iter().zip(found) {
+            for (key, (score, texts)) in keys[at..end].iter().zip(found) {
+                // Taken out of the index, or written, since it was named.
+                let Some(score) = score.filter(|score| is_due(score, now)) else {
+                    continue;
+                };
+                let key = ScoredKey {
+                    key: key.clone(),
+                    score,
+                };
                 match texts {
-                    // Written since it was named.
-                    _ if due > now || due.is_nan() => {}
-                    None => read.gone.push(key.clone()),
+                    None => read.gone.push(key),
                     Some(texts) if !is_readable(&rows.schema, &texts) => {
                         tracing::warn!(connection = %self.name, table = %rows.place.table,
-                            key = %String::from_utf8_lossy(key),
+                            key = %String::from_utf8_lossy(&key.key),
                             "a row holds what is no value of its column and is not moved");
-                        read.unreadable.push(key.clone());
+                        read.unreadable.push(key);
                     }
                     Some(texts) => {
-                        read.keys.push(key.clone());
+                        read.keys.push(key);
                         read.rows.push(texts);
                     }
                 }
@@ -163,96 +175,59 @@ impl RedisHot {
         Ok(read)
     }
 
-    /// Rows that are due, no more than are moved at once; none if there are none.
-    pub async fn find_due(&self, rows: &HotLayout) -> Result<Option<RedisDue>, Error> {
-        let now = rows.clock.now_micros();
-        let (place, until) = (&rows.place, now.to_string());
-        let keys = self.between(place, "-inf", &until, DUE_ROWS_MAX).await?;
-        let now = now as f64;
-        if keys.is_empty() {
-            return Ok(None);
-        }
-        loop {
-            let mut session = self.take().await?;
-            let read = self.read_due(rows, &mut session.session, &keys, now);
-            let read = match read.await {
-                Ok(read) => read,
-                Err(error) if session.is_new || error.class() != Class::Transient => {
-                    return Err(error);
-                }
-                // It was lost while nobody used it, and so were the others, probably.
-                Err(_) => {
-                    self.store.pool.forget();
-                    continue;
-                }
-            };
-            let mut made = TextColumns::new(Arc::clone(&rows.schema));
-            for texts in &read.rows {
-                made.push(texts.iter().map(Option::as_deref))?;
-            }
-            let due = RedisDue {
-                hot: self.clone(),
-                place: rows.place.clone(),
-                rows: made.finish()?,
-                session,
-                keys: read.keys,
-                gone: read.gone,
-                unreadable: read.unreadable,
-                now,
-            };
-            if due.keys.is_empty() {
-                // Nothing to move, but perhaps something to tidy up.
-                due.leave_all(&[]).await?;
-                return Ok(None);
-            }
-            return Ok(Some(due));
-        }
-    }
-
-    /// Gives rows another score, those whose score so far is one of these.
-    pub async fn score_again(
+    /// Reads rows, each behind its score, so that a row that is written in between has another score later.
+    async fn read_scored(
         &self,
-        place: &HotPlace,
+        rows: &HotLayout,
         keys: &[Vec<u8>],
-        is_one: impl Fn(f64) -> bool,
-        score: &str,
-    ) -> Result<(), Error> {
-        let index = index_key(place);
-        let mut asked = Commands::default();
-        asked.begin(1 + keys.len());
-        asked.word(b"WATCH");
-        keys.iter().for_each(|key| asked.word(key));
+    ) -> Result<(Vec<(Option<Bytes>, Option<Texts>)>, usize), Error> {
+        let (index, fields) = (index_key(&rows.place), rows.schema.fields());
+        let mut commands = Commands::default();
         for key in keys {
-            asked.add(&[b"ZSCORE", &index, key]);
-        }
-        for _ in 0..DISTURBED_MAX {
-            let mut session = self.take().await?;
-            let replies = session.session.run(&asked).await?;
-            let replies = self.check(place, replies)?;
-            let scores = replies.iter().skip(1).map(due_of);
-            let mut changes = Commands::default();
-            for (key, _) in keys.iter().zip(scores).filter(|(_, due)| is_one(*due)) {
-                changes.add(&[b"ZADD", &index, b"XX", score.as_bytes(), key]);
-            }
-            let is_done = self.execute(place, &mut session.session, changes).await?;
-            session.give_back();
-            if is_done {
-                return Ok(());
+            commands.add(&[b"ZSCORE", &index, key]);
+            commands.begin(2 + fields.len());
+            commands.word(b"HMGET");
+            commands.word(key);
+            for field in fields {
+                commands.word(field.name().as_bytes());
             }
         }
-        Err(Error::new(Class::Transient, "redis.disturbed").with("table", &place.table))
+        let (replies, bytes) = self.store.ask(&commands).await?;
+        let mut replies = replies.into_iter();
+        let mut found = Vec::with_capacity(keys.len());
+        while let (Some(score), Some(row)) = (replies.next(), replies.next()) {
+            if let Some(said) = refusal(&score) {
+                return Err(self.refused(&rows.place, said));
+            }
+            let texts = match row {
+                Reply::List(values) => Some(values.into_iter().map(value).collect::<Texts>()),
+                // Somebody else has put something else there.
+                Reply::Refused(said) if said.starts_with("WRONGTYPE") => None,
+                Reply::Refused(said) => return Err(self.refused(&rows.place, &said)),
+                _ => return Err(self.strange()),
+            };
+            let is_row = |texts: &Texts| texts.iter().any(Option::is_some);
+            found.push((value(score), texts.filter(is_row)));
+        }
+        Ok((found, bytes))
     }
 }
 
 /// Rows that are due, as they were read.
 #[derive(Default)]
 struct DueRead {
-    keys: Vec<Vec<u8>>,
+    keys: Vec<ScoredKey>,
     rows: Vec<Texts>,
     /// Keys of rows that are not there.
-    gone: Vec<Vec<u8>>,
+    gone: Vec<ScoredKey>,
     /// Keys of rows that somebody else has changed so that they cannot be read.
-    unreadable: Vec<Vec<u8>>,
+    unreadable: Vec<ScoredKey>,
+}
+
+fn is_due(score: &[u8], now: f64) -> bool {
+    let score = std::str::from_utf8(score).ok();
+    let score = score.and_then(|score| score.parse::<f64>().ok());
+    score.is_some_and(|score| score <= now)
 }
 
 fn is_readable(schema: &SchemaRef, texts: &Texts) -> bool {
@@ -260,8 +235,9 @@ fn is_readable(schema: &SchemaRef, texts: &Texts) -> bool {
     made.push(texts.iter().map(Option::as_deref)).is_ok()
 }
 
-/// When a row is due by the answer to `ZSCORE`; not a number for one that is not in the index.
-fn due_of(reply: &Reply) -> f64 {
-    let due = reply.text().and_then(|due| due.parse().ok());
-    due.unwrap_or(f64::NAN)
+fn value(reply: Reply) -> Option<Bytes> {
+    match reply {
+        Reply::Value(value) => Some(value),
+        _ => None,
+    }
 }

@@ -21,7 +21,7 @@ use super::limits::{INDEX_KEYS_MAX, INDEX_SLACK};
 use super::wire::Commands;
 
 /// The commands that a hot table takes, as rights are written.
-pub const HOT_RIGHTS: &str = "+@connection +@transaction +@hash +@sortedset +get +set +type +exists +del +unlink +pexpire +pexpireat +persist +pttl +info";
+pub const HOT_RIGHTS: &str = "+@connection +@transaction +@hash +@sortedset +get +set +type +exists +del +unlink +pexpire +pexpireat +persist +pttl +eval +info";
 
 /// How the keys of rows are made.
 pub fn hot_key(rows: &HotLayout) -> RedisKey {

@@ -51,5 +51,3 @@ pub const INDEX_KEYS_MAX: usize = 1_000;
 /// How long the keys of rows that have expired stay in the index of their table: the clocks of the node and the server may differ
 /// by so much.
 pub const INDEX_SLACK: Duration = Duration::from_secs(60);
-/// How often something is tried again that another session has disturbed.
-pub const DISTURBED_MAX: usize = 16;

@@ -307,7 +307,7 @@ fn a_server_that_may_drop_rows_or_is_full_or_refuses_the_user_is_told_of() {
     assert!(!applied.expect("there is room").duplicate);
     // A user that may do what the docs say and no more.
     let place = &bench.place;
-    let rights = "+@connection +@transaction +@hash +@sortedset +get +set +type +exists +del +unlink +pexpire +pexpireat +persist +pttl +info";
+    let rights = "+@connection +@transaction +@hash +@sortedset +get +set +type +exists +del +unlink +pexpire +pexpireat +persist +pttl +eval +info";
     server.run(
         "",
         &format!("acl setuser busbar on >secret ~{place}:* ~busbar:* {rights}\n"),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-/// What of the next transaction gets lost.
+/// What of the next transaction or script gets lost.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Lost {
     /// The server makes it, and its answer reaches nobody.
@@ -84,7 +84,8 @@ fn pass(client: TcpStream, server: TcpStream, state: &LosingState) {
     let (mut bytes, mut tail) = (vec![0; 64 << 10], Vec::new());
     while let Ok(read @ 1..) = from_client.read(&mut bytes) {
         tail.extend_from_slice(&bytes[..read]);
-        let next = match tail.windows(4).any(|word| word == b"EXEC") {
+        let is_change = |word: &[u8]| word == b"EXEC" || word == b"EVAL";
+        let next = match tail.windows(4).any(is_change) {
             true => state.next.lock().take(),
             false => None,
         };

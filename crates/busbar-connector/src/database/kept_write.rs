@@ -294,7 +294,7 @@ pub(super) fn key_missing(table: &str, column: &str) -> Error {
         .with("column", column)
 }
 
-/// Rows put whose key a later row puts again.
+/// Rows put whose key a later row puts again, but for those that are deleted before it.
 fn overwritten(typed: &TypedRows, key: &[usize], refused: &HashSet<usize>) -> Result<usize, Error> {
     let columns: Option<Vec<ArrayRef>> = key
         .iter()
@@ -310,9 +310,10 @@ fn overwritten(typed: &TypedRows, key: &[usize], refused: &HashSet<usize>) -> Re
     let keys = converter.convert_columns(&columns).map_err(of_arrow)?;
     let mut later = HashSet::new();
     let mut count = 0;
-    let puts = (0..typed.rows).filter(|row| !refused.contains(row) && !typed.is_delete(*row));
-    for row in puts.rev() {
-        if !later.insert(keys.row(row)) {
+    for row in (0..typed.rows).rev().filter(|row| !refused.contains(row)) {
+        if typed.is_delete(row) {
+            later.remove(&keys.row(row));
+        } else if !later.insert(keys.row(row)) {
             count += 1;
         }
     }
