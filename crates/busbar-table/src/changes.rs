@@ -67,10 +67,13 @@ impl ChangeColumns {
             pieces.push(Piece::rows(Vec::new()));
         }
         let last = pieces.len() - 1;
+        // Those who follow the table are told who has written each piece.
+        let part = position.filter(|_| table.changes().is_some());
+        let part = part.map(ProducerPosition::part);
         for (number, piece) in pieces.into_iter().enumerate() {
             match piece {
                 Piece::Truncate if is_known => {}
-                Piece::Truncate => applied.deleted += empty(table)?,
+                Piece::Truncate => applied.deleted += empty(table, part.as_ref())?,
                 Piece::Rows {
                     places,
                     deletes,
@@ -86,7 +89,7 @@ impl ChangeColumns {
                     let write = Write {
                         rows: &rows,
                         deletes: (deletes.true_count() > 0).then_some(&deletes),
-                        position,
+                        position: position.or(part.as_ref()),
                     };
                     let done = match &self.newer {
                         None => table.write(&write)?,
@@ -239,7 +242,7 @@ fn texts(rows: &RecordBatch, column: &str, table: &dyn Table) -> Result<StringAr
 }
 
 /// Deletes all rows; how many there were.
-fn empty(table: &dyn Table) -> Result<usize, Error> {
+fn empty(table: &dyn Table, part: Option<&ProducerPosition>) -> Result<usize, Error> {
     let schema = table.schema();
     let key = table.key().iter();
     let key: Vec<usize> = key.filter_map(|name| schema.index_of(name).ok()).collect();
@@ -260,7 +263,7 @@ fn empty(table: &dyn Table) -> Result<usize, Error> {
         let done = table.write(&Write {
             rows: &rows,
             deletes: Some(&deletes),
-            position: None,
+            position: part,
         })?;
         deleted += done.deleted;
     }

@@ -10,6 +10,9 @@ pub struct ProducerPosition {
     pub producer: Arc<str>,
     /// How far it has come, at most `i64::MAX`.
     pub position: u64,
+    /// The write is only a part of what the position stands for: its producer is told to those who follow the table, and the
+    /// position is neither looked at nor kept. For tables that keep their changes.
+    pub is_part: bool,
 }
 
 impl ProducerPosition {
@@ -18,6 +21,16 @@ impl ProducerPosition {
         Self {
             producer: producer.into(),
             position,
+            is_part: false,
+        }
+    }
+
+    /// The same for a part of the write.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        Self {
+            is_part: true,
+            ..self.clone()
         }
     }
 }

@@ -192,6 +192,13 @@ pub struct Write<'a> {
     pub position: Option<&'a ProducerPosition>,
 }
 
+impl Write<'_> {
+    /// The position that is recognised and kept, if one is.
+    pub(crate) fn kept_position(&self) -> Option<&ProducerPosition> {
+        self.position.filter(|at| !at.is_part)
+    }
+}
+
 /// What a [`Write`] did.
 #[derive(Debug, Default)]
 pub struct Applied {

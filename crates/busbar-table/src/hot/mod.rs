@@ -264,7 +264,7 @@ impl Hot {
             rejected: std::mem::take(&mut rows.rejected),
             ..Applied::default()
         };
-        if let Some(at) = write.position {
+        if let Some(at) = write.kept_position() {
             let known = match journal {
                 Some(journal) => journal.position(&at.producer),
                 None => state.positions.get(&at.producer).copied(),
@@ -303,7 +303,7 @@ impl Hot {
             return Err(Error::new(Class::Permanent, "table.rows-large").with("table", &self.name));
         }
         let times = vec![now; rows.rows];
-        if let (Some(journal), 0, Some(at)) = (journal, rows.rows, write.position) {
+        if let (Some(journal), 0, Some(at)) = (journal, rows.rows, write.kept_position()) {
             let is_kept = state.is_moving;
             drop(state);
             journal.note(&schema, Some(at), (now, is_kept))?;
@@ -324,11 +324,16 @@ impl Hot {
                 },
                 is_kept,
             };
-            journal.append(&entry, write.position)?;
+            // A part names its producer at the position that it has already.
+            let part = write.position.filter(|at| at.is_part).map(|at| {
+                let known = journal.position(&at.producer).unwrap_or(0);
+                ProducerPosition::new(Arc::clone(&at.producer), known)
+            });
+            journal.append(&entry, part.as_ref().or(write.position))?;
             state = self.state.write();
         }
         let done = state.put(&rows, keys.as_ref(), &times);
-        if let (Some(at), None) = (write.position, journal) {
+        if let (Some(at), None) = (write.kept_position(), journal) {
             state
                 .positions
                 .insert(Arc::clone(&at.producer), at.position);

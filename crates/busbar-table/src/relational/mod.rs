@@ -177,7 +177,7 @@ impl Relational {
         let transaction = writer
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(fault)?;
-        if let Some(at) = write.position
+        if let Some(at) = write.kept_position()
             && !advance(&transaction, &self.name, at)?
         {
             self.counters.duplicates.fetch_add(1, Ordering::Relaxed);

@@ -48,7 +48,7 @@ pub(super) fn rows(
     let mut places = remaining(write.rows.num_rows(), &applied.rejected);
     let mut writer = table.writer.lock();
     let mut commit = table.keeper.begin(&table.name)?;
-    let is_duplicate = match write.position {
+    let is_duplicate = match write.kept_position() {
         None => false,
         Some(at) => {
             commit.put_position(&table.name, &at.producer, at.position);

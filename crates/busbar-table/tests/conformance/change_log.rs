@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
 use busbar_log::{Log, LogOptions, ManualClock, OsDisk};
-use busbar_table::{ChangeLog, Newer, ProducerPosition, Table, TableSpec, Tables, Write};
+use busbar_table::{
+    ChangeColumns, ChangeLog, Newer, ProducerPosition, Table, TableSpec, Tables, Write,
+};
 
 /// The engines that keep changes.
 const KEEPING: &[&str] = &[r#""hot": {}"#, r#""relational": {}"#, r#""wide": {}"#];
@@ -174,6 +176,44 @@ fn each_change_is_kept_with_its_whole_row_until_it_was_taken() {
         assert!(changes(log(&*table), end).is_empty());
         put(&*table, 4, &[("a", 8, None)], &[]);
         assert_eq!(changes(log(&*table), end), ["+a 8 x"]);
+    });
+}
+
+#[test]
+fn each_piece_of_a_delivery_says_who_has_written_it() {
+    each(|node| {
+        let table = node.table();
+        put(&*table, 1, &[("a", 1, Some("x")), ("b", 2, Some("y"))], &[]);
+        let behind = log(&*table).end().expect("a position");
+        let columns = ChangeColumns {
+            change: "change".into(),
+            unchanged: Some("unchanged".into()),
+            newer: None,
+        };
+        let texts = |of: [Option<&str>; 4]| Arc::new(StringArray::from(of.to_vec())) as ArrayRef;
+        let rows = RecordBatch::try_from_iter([
+            (
+                "change",
+                texts(["update", "update", "truncate", "insert"].map(Some)),
+            ),
+            ("k", texts([Some("a"), Some("b"), None, Some("c")])),
+            (
+                "v",
+                Arc::new(Int64Array::from(vec![3, 4, 0, 5])) as ArrayRef,
+            ),
+            ("w", texts([None, Some("z"), None, Some("n")])),
+            ("unchanged", texts([Some(r#"["w"]"#), None, None, None])),
+        ]);
+        let rows = rows.expect("columns of one length");
+        let at = ProducerPosition::new("flow:f:s:0:1", 2);
+        columns.write(&*table, &rows, Some(&at)).expect("written");
+        // `changes` looks at the producer of each.
+        let mut found = changes(log(&*table), behind);
+        found[2..4].sort();
+        assert_eq!(found, ["+a 3 x", "+b 4 z", "-a 3 x", "-b 4 z", "+c 5 n"]);
+        assert_eq!(table.position("flow:f:s:0:1").expect("one"), Some(2));
+        let again = columns.write(&*table, &rows, Some(&at)).expect("written");
+        assert!(again.duplicate);
     });
 }
 
