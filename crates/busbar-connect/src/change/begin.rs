@@ -23,8 +23,7 @@ impl BeginTables<'_> {
     /// The table of this name, with what is known of its snapshot. `columns` are those that it has now, where they are known.
     pub fn begin(
         &self,
-        collector: &mut Collector,
-        context: &SourceContext,
+        (collector, context): (&mut Collector, &SourceContext),
         (schema, name): (&str, &str),
         columns: Option<ColumnsMark>,
     ) -> Table {

@@ -115,12 +115,8 @@ impl MongoFollower {
         };
         for name in source.options.collections.clone() {
             let database = source.server.database.to_string();
-            let table = begin.begin(
-                &mut source.collector,
-                &source.context,
-                (&database, &name),
-                None,
-            );
+            let of = (&mut source.collector, &source.context);
+            let table = begin.begin(of, (&database, &name), None);
             source.collections.push(FollowedCollection {
                 collated: !plain.contains(&name),
                 name,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::cell::{BinlogType, cell};
 use super::follow::DescribedColumn;
 use super::wire::Reader;
+use crate::change::columns::ColumnsMark;
 
 /// A position in the log: the number at the end of the file's name, and the byte in the file. A file has more bytes than 32
 /// bits can say when a transaction is that large.
@@ -88,6 +89,14 @@ pub struct LogEntry {
     /// The lower 32 bits of the byte behind it; 0 for one that is in no file.
     pub end: u32,
     pub event: LogEvent,
+}
+
+impl TableMap {
+    /// What identifies its columns.
+    pub fn mark(&self) -> ColumnsMark {
+        let columns = self.columns.iter();
+        ColumnsMark::of(columns.map(|column| (column.name.clone(), column.kind.name().to_owned())))
+    }
 }
 
 /// A table as it was when the rows that follow were changed.

@@ -24,7 +24,6 @@ use super::statement::LogStatement;
 use super::{MySqlFollow, ZeroDates, row};
 use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
-use crate::change::columns::ColumnsMark;
 use crate::change::count::RowEffect;
 use crate::change::event;
 use crate::change::held::HeldChunk;
@@ -177,14 +176,9 @@ impl MySqlChanges {
         };
         for followed in followed {
             let (schema, name) = (&followed.schema, &followed.name);
-            let columns = followed.columns.iter().map(|column| column.name.as_str());
-            let columns = ColumnsMark::of_names(columns);
-            let table = begin.begin(
-                &mut source.collector,
-                &source.context,
-                (schema, name),
-                Some(columns),
-            );
+            let columns = Some(followed.mark());
+            let of = (&mut source.collector, &source.context);
+            let table = begin.begin(of, (schema, name), columns);
             source.tables.push(BinlogFollow {
                 followed,
                 table,
@@ -492,10 +486,7 @@ impl MySqlChanges {
                 });
                 map.key = named.collect();
             }
-            let described = map.columns.iter();
-            let mark = ColumnsMark::of(
-                described.map(|column| (column.name.clone(), column.kind.name().to_owned())),
-            );
+            let mark = map.mark();
             let same = match columns {
                 Some(before) => *before == map.columns,
                 None => table.has_told(&mark).unwrap_or(true),

@@ -11,6 +11,7 @@ use super::binlog::LogPlace;
 use super::failure::Failed;
 use super::link::{Link, MysqlServer};
 use super::wire::{identifier, literal};
+use crate::change::columns::ColumnsMark;
 use crate::change::snapshot::Order;
 use crate::change::table_name;
 
@@ -65,6 +66,11 @@ pub struct Logs {
 const FILE_BEGIN: u64 = 4;
 
 impl BinlogTable {
+    /// What identifies its columns, of which the log has other words for the types.
+    pub fn mark(&self) -> ColumnsMark {
+        ColumnsMark::of_names(self.columns.iter().map(|column| column.name.as_str()))
+    }
+
     /// As it is written in SQL.
     pub fn quoted(&self) -> String {
         format!("{}.{}", identifier(&self.schema), identifier(&self.name))

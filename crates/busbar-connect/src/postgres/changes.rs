@@ -160,13 +160,9 @@ impl ChangeSource {
         };
         for followed in followed {
             let (schema, name) = (&followed.schema, &followed.name);
-            let columns = row::columns_mark(&followed.columns);
-            let mut table = begin.begin(
-                &mut source.collector,
-                &source.context,
-                (schema, name),
-                Some(columns),
-            );
+            let columns = Some(row::columns_mark(&followed.columns));
+            let of = (&mut source.collector, &source.context);
+            let mut table = begin.begin(of, (schema, name), columns);
             // It was followed before, and its changes did not come while it was not published.
             if published.contains(&table.name) && known > Lsn::default() && table.is_known() {
                 source.collector.note_missed(&mut table);

@@ -145,12 +145,9 @@ impl MssqlChanges {
             let (schema, name) = (&followed.schema, &followed.name);
             // Where there are two captures, the one that is read says which columns it has.
             let is_sure = followed.instances.len() <= 1;
-            let table = begin.begin(
-                &mut source.collector,
-                &context,
-                (schema, name),
-                is_sure.then(|| followed.mark()),
-            );
+            let columns = is_sure.then(|| followed.mark());
+            let of = (&mut source.collector, &context);
+            let table = begin.begin(of, (schema, name), columns);
             let since = if table.has_begun() { 0 } else { end };
             source.tables.push(MssqlFollowing {
                 followed,

@@ -82,6 +82,7 @@ mod soap_sink;
 mod soap_subject;
 mod sources;
 mod sqlserver;
+mod sqlserver_columns;
 mod sqlserver_server;
 mod sqlserver_sink;
 mod subjects;
