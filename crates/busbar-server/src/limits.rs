@@ -111,6 +111,8 @@ pub const SEARCH_BYTES_MAX: usize = 4 << 20;
 
 /// Flows that one request traces an event through.
 pub const TRACE_FLOWS_MAX: usize = 32;
+/// Flows with state of one trace that are run again to find what results were made of.
+pub const TRACE_LINEAGES_MAX: usize = 4;
 /// Requests that trace events at a time; others wait for their turn.
 pub const TRACES_MAX: usize = 4;
 

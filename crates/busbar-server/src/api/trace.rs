@@ -26,7 +26,7 @@ use crate::app::App;
 use crate::audit::Action;
 use crate::events::render::{self, Place};
 use crate::guard::Caller;
-use crate::limits::{SUBSCRIPTION_READ_BYTES, TRACE_FLOWS_MAX, TRACES_MAX};
+use crate::limits::{SUBSCRIPTION_READ_BYTES, TRACE_FLOWS_MAX, TRACE_LINEAGES_MAX, TRACES_MAX};
 use crate::orchestrations::TracedStart;
 use crate::rights;
 
@@ -121,8 +121,8 @@ struct FlowTraceView {
     steps: Vec<TracedStepView>,
     /// The outputs, in their order in the flow.
     outputs: Vec<TracedOutputView>,
-    /// For a flow with state the results that the event is part of. Absent where the flow cannot be run again: it keeps no
-    /// state, asks a service, or a plug-in has changed.
+    /// For a flow with state the results that the event is part of. Absent where the flow cannot be run again (it keeps no
+    /// state, asks a service, or a plug-in has changed) and behind four such flows: ask for each of those by its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     lineage: Option<LineageView>,
     /// Why those could not be computed.
@@ -288,7 +288,7 @@ async fn trace(
     }
     let mut letters = app.runtime.dead_letters_of(&event).await?;
     let mut then = Then::default();
-    let (mut flows, mut searched) = (Vec::new(), 0);
+    let (mut flows, mut searched, mut lineages) = (Vec::new(), 0, 0);
     for name in names {
         let (own, others) = letters.into_iter().partition(|letter| letter.flow == name);
         letters = others;
@@ -305,9 +305,10 @@ async fn trace(
             }
             Err(error) => view.error = Some(error),
         }
-        if view.error.is_none() {
+        if view.error.is_none() && lineages < TRACE_LINEAGES_MAX {
             match app.runtime.lineage(&project, &view.flow, &event).await {
                 Ok(Some(lineage)) => {
+                    lineages += 1;
                     searched += lineage.searched;
                     view.lineage = Some(lineage_view(lineage, &caller));
                 }

@@ -479,4 +479,42 @@ mod tests {
             assert!(EventPlace::parse(wrong).is_err(), "{wrong}");
         }
     }
+
+    #[test]
+    fn a_result_is_told_with_its_place_and_the_events_that_it_was_made_of() {
+        let event = |stream: &str, offset: u64, payload: Value| {
+            json!({
+                "stream": stream, "partition": 0, "offset": offset, "topic": "t/a",
+                "time": "2026-11-29T08:00:00Z", "payload": payload
+            })
+        };
+        let result = json!({
+            "output": "to:0", "event": event("sums", 3, json!({ "kw": 4 })), "found": true, "open": false,
+            "inputs": [event("meter", 0, json!({ "kw": 1 })), event("meter", 2, json!({ "kw": 3 }))],
+            "more": 2
+        });
+        let lineage = json!({ "events": 5, "whole": true, "more": 0, "results": [result] });
+        let flow = json!({ "flow": "sum", "version": 1, "lineage": lineage });
+        let mut text = String::new();
+        told_lineage(&mut text, &flow);
+        let more = say::line("cli.trace-more-inputs", &[("count", "2".to_owned())]);
+        let events = say::line("cli.trace-part", &[("events", "5".to_owned())]);
+        assert_eq!(
+            text,
+            format!(
+                "    {events}\n      = to:0  t/a  sums/0@3\n        {{\"kw\":4}}\n        < meter/0@0  {{\"kw\":1}}\n        < meter/0@2  {{\"kw\":3}}\n        {more}\n"
+            )
+        );
+        // A row of a table that has not come out.
+        let row = json!({ "output": "to:1", "row": { "kw": 4 }, "found": false, "open": true, "inputs": [], "more": 0 });
+        let mut flow = flow;
+        flow["lineage"]["results"] = json!([row]);
+        text.clear();
+        told_lineage(&mut text, &flow);
+        let open = say::line("cli.trace-open", &[]);
+        assert!(
+            text.ends_with(&format!("= to:1    {open}\n        {{\"kw\":4}}\n")),
+            "{text}"
+        );
+    }
 }
