@@ -390,6 +390,8 @@ export interface CopyColumnView {
   key: boolean;
   /** Its name. */
   name: string;
+  /** The table that is copied, by connection and full name. */
+  table: string;
   /** Its type in the second one. */
   to: string;
 }
@@ -407,6 +409,8 @@ export interface CopyPlanned {
    * applied it is that of the connection which the tables were named by.
    */
   files: Record<string, string>;
+  /** The flows that copy, one for each table and direction. */
+  flows: string[];
   /** The first table. */
   from: string;
   /** What the files are called. */
@@ -440,17 +444,21 @@ export interface CopyStatement {
 export interface CopyTable {
   /** Changes of the second table come back to the first. */
   both_ways?: boolean;
-  /** The table: `CONNECTION:TABLE` or `CONNECTION:SCHEMA.TABLE`. */
+  /**
+   * The table: `CONNECTION:TABLE` or `CONNECTION:SCHEMA.TABLE`; several as `CONNECTION:A,B`, all of a schema as
+   * `CONNECTION:SCHEMA.*`, or `CONNECTION:*`.
+   */
   from: string;
   /** Columns that tell rows apart; by default the primary key. */
   key?: string[];
   /** Lets values be rounded or cut where the second table's columns cannot hold them whole. */
   lossy?: boolean;
-  /** What the files are called; by default like the second table. */
+  /** What the files are called; by default like the second table. For several tables it stands before the name of each. */
   name?: string | null;
   /**
    * Where to: the same, or a connection alone for a table of the same name; `hot:NAME`, `relational:NAME`, `wide:NAME` or a
-   * name alone for a table of the node. A table that is not there is made.
+   * name alone for a table of the node. A table that is not there is made. For several tables: a connection alone,
+   * `CONNECTION:SCHEMA.*`, or `hot`, `relational` or `wide` alone.
    */
   to: string;
   /** With `both_ways`: the column that grows with each change of a row, a time or a number. */
