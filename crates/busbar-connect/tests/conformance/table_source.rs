@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::database_lookups::connection;
 use crate::servers::{DatabaseServer, postgres};
-use crate::world::{Event, World, eventually, rest};
+use crate::world::{Event, World, eventually, project, rest};
 
 /// Times that the node is killed while the table changes.
 const KILLS: u64 = 6;
@@ -193,14 +193,22 @@ fn a_table_that_keeps_no_changes_is_not_followed() {
     let table = format!("relational: {{}}\n{COLUMNS}");
     let own = "table: { follow: { tables: [t] } }\ntopic: out/${table}\n";
     let own = ("connections/own.yaml", own);
-    apply(&world, &[("tables/t.yaml", &table), own]);
-    let refused = |code: &'static str| {
-        eventually("a refusal", || match world.source("own").error {
-            Some(why) if why.code() == code => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
+    let refused = |files: &[(&str, &str)]| {
+        let files: Vec<_> = FILES.iter().chain(files).copied().collect();
+        let project = project(&files);
+        let applied = world.flows.apply(&project, 1);
+        let bad = world.tokio.block_on(applied).expect_err("refused");
+        let codes = bad
+            .iter()
+            .map(|bad| (bad.error().code(), bad.file().to_owned()));
+        codes.collect::<Vec<_>>()
     };
-    refused("table.changes-off");
+    let at = |code| vec![(code, "connections/own.yaml".to_owned())];
+    let table = ("tables/t.yaml", table.as_str());
+    assert_eq!(refused(&[table, own]), at("table.changes-off"));
+    let other = own.1.replace("[t]", "[u]");
+    let other = ("connections/own.yaml", other.as_str());
+    assert_eq!(refused(&[table, other]), at("table.source-unknown"));
 }
 
 /// Changes of many rows; some of them more than once, some are deleted and come again.
