@@ -5,7 +5,8 @@
 
 Starts a PostgreSQL of its own (`scripts/servers`) and fills a table of five columns: a number as the key, two texts, a time and
 a decimal number. A `query` reads all of it into a stream; then a flow writes the stream's events into an empty table
-of the same columns. Both are timed from the first row to the last, as the node counts them, three times each.
+of the same columns. Both are timed, as the node counts them, from the last look that finds no row to the one that finds all,
+three times each.
 """
 
 import json
@@ -89,8 +90,9 @@ class Node:
 
 
 def rate(node, count, rows):
-    """Rows a second from the first look that finds some to the one that finds all."""
-    deadline, begun = time.monotonic() + WAIT, None
+    """Rows a second from the last look that finds none to the one that finds all."""
+    begun = time.monotonic()
+    deadline = begun + WAIT
     while True:
         assert time.monotonic() < deadline and node.process.poll() is None, f"it does not come: see {node.log}"
         try:
@@ -98,10 +100,10 @@ def rate(node, count, rows):
         except OSError:
             found = 0
         now = time.monotonic()
-        if found and begun is None:
-            begun = (now, found)
+        if not found:
+            begun = now
         if found >= rows:
-            return (rows - begun[1]) / (now - begun[0])
+            return rows / (now - begun)
         time.sleep(0.02)
 
 
