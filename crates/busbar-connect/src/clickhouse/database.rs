@@ -56,7 +56,8 @@ impl ClickHouseDatabase {
 
     async fn begin(&self, statement: &SqlStatement) -> Result<Box<dyn SqlRows>, Error> {
         let sql = statement.written(|value, _| written(value));
-        let mut lines = self.link.ask(&sql).await?;
+        let answer = self.link.ask(&sql).await?;
+        let mut lines = AnswerLines::new(Arc::clone(&self.link), answer);
         let Some(names) = lines.next().await? else {
             return Ok(Box::new(ClickHouseSelected {
                 lines,

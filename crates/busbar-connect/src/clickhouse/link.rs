@@ -1,7 +1,6 @@
 //! Requests to the server, and its refusals.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use busbar_connector::{Escape, Service as _, ServiceAnswer, ServiceContext, ServiceRequest};
 use busbar_event::{Class, Error, quote};
@@ -10,8 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::ClickHouseOptions;
 use super::limits::{ANSWER_BYTES_MAX, PLAIN_STATEMENT_BYTES};
-use super::lines::AnswerLines;
-use crate::http::{HttpClient, Remote, shown_url};
+use crate::http::{AnswerPieces, HttpClient, Remote, shown_url};
 use crate::places::Places;
 use crate::reason::reason;
 use crate::secret::Secret;
@@ -92,17 +90,15 @@ impl ClickHouseLink {
     ///
     /// # Errors
     /// As [`ClickHouseLink::run`].
-    pub async fn ask(self: &Arc<Self>, statement: &str) -> Result<AnswerLines, Error> {
+    pub async fn ask(&self, statement: &str) -> Result<AnswerPieces, Error> {
         let mut path = self.path();
         path.push_str("&default_format=TabSeparatedWithNamesAndTypes&date_time_output_format=iso");
         if statement.len() > PLAIN_STATEMENT_BYTES {
             path.push_str(&format!("&max_query_size={}", statement.len() + 1));
         }
         let body = Bytes::copy_from_slice(statement.as_bytes());
-        match self.http.in_pieces(&asked(path, body)).await? {
-            Ok(pieces) => Ok(AnswerLines::new(Arc::clone(self), pieces)),
-            Err(answer) => Err(self.refused(&answer, true)),
-        }
+        let answer = self.http.in_pieces(&asked(path, body)).await?;
+        answer.map_err(|answer| self.refused(&answer, true))
     }
 
     /// What requests go through.

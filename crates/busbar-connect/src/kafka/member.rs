@@ -25,7 +25,7 @@ use super::server::KafkaServer;
 pub type SharedIdentity = Arc<Mutex<Option<MemberIdentity>>>;
 
 /// A member of a group.
-pub struct GroupMember {
+pub struct KafkaMember {
     server: Arc<KafkaServer>,
     group: String,
     session: Duration,
@@ -58,14 +58,14 @@ impl Drop for GroupHeart {
     }
 }
 
-impl GroupMember {
+impl KafkaMember {
     pub fn new(
         server: Arc<KafkaServer>,
         group: String,
         session: Duration,
         identity: SharedIdentity,
-    ) -> GroupMember {
-        GroupMember {
+    ) -> KafkaMember {
+        KafkaMember {
             server,
             group,
             session,
@@ -183,7 +183,7 @@ impl GroupMember {
     /// The offsets that the group has kept of partitions, which are sorted by topic.
     ///
     /// # Errors
-    /// As [`GroupMember::join`].
+    /// As [`KafkaMember::join`].
     pub async fn offsets(
         &self,
         any: &mut KafkaLink,

@@ -23,7 +23,7 @@ use super::limits::{
     RECORDS_BYTES_MAX, RETRY_FIRST, RETRY_LAST,
 };
 use super::link::KafkaLink;
-use super::member::{GroupMember, SharedIdentity};
+use super::member::{KafkaMember, SharedIdentity};
 use super::server::{KafkaServer, address_of};
 use super::start::{KeptPlace, ReadStart, TopicPattern, chosen, kept_place, note, part_name};
 use super::{KafkaRead, Lost};
@@ -81,7 +81,7 @@ pub struct TopicReader {
     resume: Resume,
     arrived: mpsc::Sender<Arrived>,
     /// The group that shares the partitions out, where this node is a member of one.
-    member: Option<GroupMember>,
+    member: Option<KafkaMember>,
     /// The topics that the group was told, with the numbers of their partitions.
     subscribed: BTreeMap<String, usize>,
     /// The partitions that are this member's.
@@ -120,7 +120,7 @@ impl TopicReader {
         let session = options.session.as_duration();
         TopicReader {
             member: member.map(|(group, identity)| {
-                GroupMember::new(Arc::clone(&server), group, session, identity)
+                KafkaMember::new(Arc::clone(&server), group, session, identity)
             }),
             subscribed: BTreeMap::new(),
             own: BTreeSet::new(),
@@ -486,7 +486,7 @@ impl TopicReader {
 }
 
 /// Waits until the group has to be joined again; for ever without one.
-async fn moved(member: &mut Option<GroupMember>) -> Result<(), Error> {
+async fn moved(member: &mut Option<KafkaMember>) -> Result<(), Error> {
     match member {
         Some(member) => member.moved().await,
         None => std::future::pending().await,
