@@ -120,11 +120,13 @@ class Peer:
         """Becomes a member of a group, with what this client does unless it is told otherwise; polled by a thread."""
         self.member = Consumer({**self.config, "group.id": group, "auto.offset.reset": "earliest", "session.timeout.ms": 6000})
         self.member.subscribe([topic])
-        self.taken, self.leaves = [], False
+        self.taken, self.partitions, self.leaves = [], [], False
 
         def poll():
+            # Only this thread asks the client, whose calls wait for each other.
             while not self.leaves:
                 message = self.member.poll(0.1)
+                self.partitions = sorted(place.partition for place in self.member.assignment())
                 if message is not None and not message.error():
                     self.taken.append(text(message.value()))
             # Tells the group how far it is, and leaves it.
@@ -135,8 +137,7 @@ class Peer:
 
     def joined(self):
         """What the member has taken, and its partitions."""
-        partitions = [] if self.leaves else self.member.assignment()
-        return {"taken": self.taken, "partitions": sorted(place.partition for place in partitions)}
+        return {"taken": self.taken, "partitions": [] if self.leaves else self.partitions}
 
     def leave(self):
         self.leaves = True

@@ -244,7 +244,7 @@ fn rows_are_found_and_read_as_they_are() {
     send(&world, &long);
     assert_eq!(database_lookups::results(&world, 1_001)[1_000]["found"], 3);
     // What is no value of the type is that event's fault alone.
-    let call = "      statement: \"select id as found, at, big from t where u = ${name}\"\n      answer: { found: int, at: time, big: text }";
+    let call = "      statement: \"select id as found, at as moment, big from t where u = ${name}\"\n      answer: { found: int, moment: time, big: text }";
     let world = calling(&text, call);
     let rows = [
         json!({"n": 0, "name": "61f0c404-5cb3-11e7-907b-a6006ad3dba0"}),
@@ -252,7 +252,7 @@ fn rows_are_found_and_read_as_they_are() {
     ];
     let found = results(&world, &rows, 1);
     assert_eq!(
-        (&found[0]["found"], &found[0]["at"], &found[0]["big"]),
+        (&found[0]["found"], &found[0]["moment"], &found[0]["big"]),
         (
             &json!(1),
             &json!("2024-02-29T12:00:00.000001Z"),

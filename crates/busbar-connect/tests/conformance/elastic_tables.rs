@@ -281,7 +281,7 @@ fn a_server_finds_and_reads_documents() {
     );
     let world = joined(
         &connection(&url, "no-such", "site"),
-        "table: db.p, on: site",
+        "table: db.p, on: site, columns: [name]",
     );
     send(&world, &[json!({"n": 0, "site": "s"})]);
     assert_eq!(stopped(&world), "elastic.no-index");
