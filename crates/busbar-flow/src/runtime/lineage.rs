@@ -42,7 +42,7 @@ use crate::task::{MAIN, recorded_ticks, ticks_stream_name};
 pub struct Lineage {
     /// The results, in the order in which they came, [`LINEAGE_RESULTS_MAX`] at most.
     pub results: Vec<LineageResult>,
-    /// How many more there are.
+    /// How many more there may be.
     pub more: usize,
     /// Events that the flow was run over again.
     pub events: u64,
@@ -140,17 +140,25 @@ impl Retraced {
             return Ok(lineage);
         }
         let found = again.search(traced, &all, &wanted)?;
-        for (at, (mut events, mut more)) in wanted.iter().zip(found) {
-            let made = &all.results[*at];
+        let (mut its, mut perhaps) = (Vec::new(), Vec::new());
+        for (at, (mut events, more)) in wanted.into_iter().zip(found) {
+            let made = &all.results[at];
             events.push(traced);
             events.sort_unstable();
-            if let Some(enough) = again.enough(&events, made)? {
-                if !enough.contains(&traced) {
-                    // It only changed which events come together.
-                    continue;
-                }
-                (events, more) = (enough, 0);
+            match again.enough(&events, made)? {
+                Some(enough) if enough.contains(&traced) => its.push((made, enough, 0)),
+                // It only changed which events come together.
+                Some(_) => {}
+                None => perhaps.push((made, events, more)),
             }
+        }
+        lineage.more = beyond + perhaps.len();
+        if its.is_empty() {
+            // Its group is too large to look at each event.
+            lineage.more = beyond;
+            its = perhaps;
+        }
+        for (made, events, more) in its {
             let mut result = LineageResult {
                 output: format!("to:{}", self.plan.outputs[made.output].of),
                 event: made.event.clone().map(|event| (event, None)),
@@ -171,10 +179,6 @@ impl Retraced {
                 }
             }
             lineage.results.push(result);
-        }
-        // Where it is no part of some of the first, it is none of what comes behind them either.
-        if lineage.results.len() == wanted.len() {
-            lineage.more = beyond;
         }
         Ok(lineage)
     }

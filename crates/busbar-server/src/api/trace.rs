@@ -206,7 +206,7 @@ struct MadeEventView {
 struct LineageView {
     /// The results, the first 16 of them.
     results: Vec<LineageResultView>,
-    /// How many more there are.
+    /// How many more there may be.
     more: usize,
     /// Events that the flow was run over again.
     events: u64,

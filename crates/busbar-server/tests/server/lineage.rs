@@ -279,6 +279,26 @@ fn events_of_other_partitions_are_found_where_rows_are_regrouped() {
 }
 
 #[test]
+fn an_event_is_no_part_of_the_later_groups_that_it_shifts() {
+    let world = World::new(&[
+        READINGS,
+        SUMS,
+        (
+            "flows/pairs.yaml",
+            "from: meter\nsteps:\n  - aggregate: { by: [site], count: 2, within: 1h, reopen: true, select: 'site, sum(kw) as kw' }\nto:\n  - topic: sum/${site}\n",
+        ),
+    ]);
+    let all: Vec<(&str, u32, f64)> = (0..60).map(|at| ("a", at, f64::from(at))).collect();
+    readings(&world, &all);
+    wait_for(&world, "sums", 30);
+    let found = lineage(&world, "meter", 20);
+    let results = found["results"].as_array().unwrap();
+    assert_eq!(results.len(), 1, "{found:#}");
+    assert_eq!(inputs(&results[0]), of("meter", &[20, 21]), "{found:#}");
+    assert_eq!(results[0]["event"]["offset"], 10);
+}
+
+#[test]
 fn a_large_group_is_shown_up_to_the_bound_and_the_rest_is_counted() {
     let world = World::new(&[READINGS, SUMS, WINDOW]);
     let events: Vec<Value> = (0..150)
