@@ -1,6 +1,5 @@
 //! The changes of a table, kept in the order in which they were made until somebody has taken them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, StructArray, UInt8Array};
@@ -8,77 +7,9 @@ use arrow::datatypes::Fields;
 use busbar_event::{Batch, Body, Class, Envelope, Error, decode};
 use bytes::Bytes;
 
-use crate::Rows;
+use crate::TableChange;
 use crate::columns::arrow_error;
 use crate::limits::CHANGES_BYTES_MAX;
-
-/// The changes of a table for one reader.
-///
-/// Positions count rows: that of a row is greater than those of all rows before it. A change is kept by the same commit that
-/// makes it, until [`ChangeLog::forget`]. Rows that leave a hot table when their time to live is over, when they make room or
-/// when they move to another table are no changes.
-pub trait ChangeLog: Send + Sync {
-    /// What tells one log of the table from another one: it is another number where the file of the table was replaced, or
-    /// changes were not kept for a while. Nothing as long as no changes can be kept.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn identity(&self) -> Result<Option<u64>, Error>;
-
-    /// The position behind the last change.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn end(&self) -> Result<u64, Error>;
-
-    /// The rows of the table, and the position behind the last change that made them.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn picture(&self) -> Result<(u64, Rows), Error>;
-
-    /// Changes behind a position: at least one unless there is none, and no more after `bytes_max`.
-    ///
-    /// # Errors
-    /// `table.changes-gap` (*configuration*) where changes behind the position were not kept; what the disk says.
-    fn read(&self, behind: u64, bytes_max: usize) -> Result<ReadChanges, Error>;
-
-    /// Begins another log, behind the last change; its identity.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn renew(&self) -> Result<u64, Error>;
-
-    /// Changes up to this position are not needed any more.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn forget(&self, until: u64) -> Result<(), Error>;
-}
-
-/// What [`ChangeLog::read`] found.
-#[derive(Debug, Default)]
-pub struct ReadChanges {
-    /// The changes, in order.
-    pub changes: Vec<TableChange>,
-    /// The position behind what was read, which may be behind the last change.
-    pub until: u64,
-}
-
-/// The rows that one write has put and deleted.
-#[derive(Clone, Debug)]
-pub struct TableChange {
-    /// The position before the first row. That of a row is this, its place and one more.
-    pub begin: u64,
-    /// Who wrote them, where somebody said.
-    pub producer: Option<Arc<str>>,
-    /// When they were written, in microseconds since 1970.
-    pub time: i64,
-    /// The rows with all columns of the table. A deleted row is as it was before.
-    pub rows: RecordBatch,
-    /// True for a row that was deleted.
-    pub deletes: Option<BooleanArray>,
-}
 
 impl TableChange {
     /// The rows behind a position.

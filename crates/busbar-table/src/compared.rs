@@ -10,17 +10,9 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows as EncodedRows, SortField};
 use busbar_event::{Class, Error};
 
+use crate::Newer;
 use crate::columns::{ColumnType, TypedRows, arrow_error, type_of};
 use crate::table::{Found, Lookup, Rejected};
-
-/// Which of two rows of one key stays: the one with the greater value of a column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Newer {
-    /// A column that grows with each change of a row: a time, a number or a text.
-    pub column: Arc<str>,
-    /// A row with an equal value takes the place of the one that is there, too.
-    pub or_equal: bool,
-}
 
 impl Newer {
     /// Whether the column is there, is not one of the key and can be compared.

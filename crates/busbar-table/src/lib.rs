@@ -39,12 +39,10 @@ mod stand_in;
 mod table;
 pub mod wide;
 
-pub use change_log::{ChangeLog, ReadChanges, TableChange};
 pub use changes::ChangeColumns;
 pub use columns::{
     ColumnType, TypedRows, canonical_schema, check_lookup, merge_columns, typed_rows, widen,
 };
-pub use compared::Newer;
 pub use database::DatabaseTables;
 pub use hot::{DueBatch, Hot, HotElsewhere, HotTable};
 pub use position::ProducerPosition;
@@ -56,7 +54,7 @@ pub use spec::{
 };
 pub use stand_in::StandIn;
 pub use table::{
-    Applied, Capabilities, Compare, Condition, Constant, Found, LooksBack, Lookup, Rejected, Rows,
-    Scan, Stats, Table, Write,
+    Applied, Capabilities, ChangeLog, Compare, Condition, Constant, Found, LooksBack, Lookup,
+    Newer, ReadChanges, Rejected, Rows, Scan, Stats, Table, TableChange, Write,
 };
 pub use wide::Wide;

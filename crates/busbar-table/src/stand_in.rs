@@ -13,8 +13,8 @@ use busbar_event::{Class, Error};
 use busbar_log::Clock;
 use parking_lot::Mutex;
 
+use crate::Newer;
 use crate::columns::{self, arrow_error, check_lookup};
-use crate::compared::Newer;
 use crate::hot::Hot;
 use crate::relational::by_last_key_column;
 use crate::spec::{Engine, HotSpec, TableSpec, WideOptions};

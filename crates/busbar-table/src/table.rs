@@ -6,8 +6,6 @@ use arrow::datatypes::{Schema, SchemaRef};
 use busbar_event::{Class, Error};
 
 use crate::ProducerPosition;
-use crate::change_log::ChangeLog;
-use crate::compared::Newer;
 
 /// Kept rows. See the [crate's page](crate) for what engines promise.
 pub trait Table: Debug + Send + Sync {
@@ -152,6 +150,83 @@ pub trait Table: Debug + Send + Sync {
             position,
         })
     }
+}
+
+/// Which of two rows of one key stays: the one with the greater value of a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newer {
+    /// A column that grows with each change of a row: a time, a number or a text.
+    pub column: Arc<str>,
+    /// A row with an equal value takes the place of the one that is there, too.
+    pub or_equal: bool,
+}
+
+/// The changes of a table for one reader.
+///
+/// Positions count rows: that of a row is greater than those of all rows before it. A change is kept by the same commit that
+/// makes it, until [`ChangeLog::forget`]. Rows that leave a hot table when their time to live is over, when they make room or
+/// when they move to another table are no changes.
+pub trait ChangeLog: Send + Sync {
+    /// What tells one log of the table from another one: it is another number where the file of the table was replaced, or
+    /// changes were not kept for a while. Nothing as long as no changes can be kept.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn identity(&self) -> Result<Option<u64>, Error>;
+
+    /// The position behind the last change.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn end(&self) -> Result<u64, Error>;
+
+    /// The rows of the table, and the position behind the last change that made them.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn picture(&self) -> Result<(u64, Rows), Error>;
+
+    /// Changes behind a position: at least one unless there is none, and no more after `bytes_max`.
+    ///
+    /// # Errors
+    /// `table.changes-gap` (*configuration*) where changes behind the position were not kept; what the disk says.
+    fn read(&self, behind: u64, bytes_max: usize) -> Result<ReadChanges, Error>;
+
+    /// Begins another log, behind the last change; its identity.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn renew(&self) -> Result<u64, Error>;
+
+    /// Changes up to this position are not needed any more.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn forget(&self, until: u64) -> Result<(), Error>;
+}
+
+/// What [`ChangeLog::read`] found.
+#[derive(Debug, Default)]
+pub struct ReadChanges {
+    /// The changes, in order.
+    pub changes: Vec<TableChange>,
+    /// The position behind what was read, which may be behind the last change.
+    pub until: u64,
+}
+
+/// The rows that one write has put and deleted.
+#[derive(Clone, Debug)]
+pub struct TableChange {
+    /// The position before the first row. That of a row is this, its place and one more.
+    pub begin: u64,
+    /// Who wrote them, where somebody said.
+    pub producer: Option<Arc<str>>,
+    /// When they were written, in microseconds since 1970.
+    pub time: i64,
+    /// The rows with all columns of the table. A deleted row is as it was before.
+    pub rows: RecordBatch,
+    /// True for a row that was deleted.
+    pub deletes: Option<BooleanArray>,
 }
 
 /// What callers must know of a table's engine.

@@ -20,9 +20,10 @@ use busbar_log::{Append, Durability, Frame, LogError, Partition, PartitionOption
 use parking_lot::Mutex;
 
 use crate::ProducerPosition;
-use crate::change_log::{FramedRows, ReadChanges, TableChange, gap};
+use crate::change_log::{FramedRows, gap};
 use crate::columns::arrow_error;
 use crate::limits::{JOURNAL_BYTES_MIN, JOURNAL_READ_BYTES, JOURNAL_SEGMENT_BYTES};
+use crate::{ReadChanges, TableChange};
 
 /// Frames of a snapshot have this attribute.
 const SNAPSHOT: u16 = 1;

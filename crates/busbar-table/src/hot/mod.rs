@@ -18,15 +18,17 @@ use busbar_event::{Class, Error};
 use busbar_log::{Clock, Partition, PartitionOptions};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
+use crate::Newer;
 use crate::ProducerPosition;
-use crate::change_log::{ChangeLog, IDENTITY, ReadChanges, full, gap, is_kept, next_identity};
+use crate::change_log::{IDENTITY, full, gap, is_kept, next_identity};
 use crate::columns::{self, ColumnType, TypedRows};
-use crate::compared::{Newer, compare};
+use crate::compared::compare;
 use crate::limits::{CHANGES_BYTES_MAX, SNAPSHOT_BYTES_MAX, SNAPSHOT_ROWS_MAX};
 use crate::spec::{HotOptions, check_key_type};
 use crate::table::{
     Applied, Capabilities, Compare, Constant, Found, Lookup, Rows, Scan, Stats, Table, Write,
 };
+use crate::{ChangeLog, ReadChanges};
 pub use elsewhere::{DueBatch, HotElsewhere, HotTable};
 pub(crate) use journal::from_log;
 use journal::{Entry, EntryKind, Journal};

@@ -13,11 +13,10 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use super::sqlite::sqlite_error;
 use super::{Relational, position};
 use crate::ProducerPosition;
-use crate::change_log::{
-    ChangeLog, END, FramedRows, IDENTITY, ReadChanges, TableChange, gap, is_kept, next_identity,
-};
+use crate::change_log::{END, FramedRows, IDENTITY, gap, is_kept, next_identity};
 use crate::columns::TypedRows;
 use crate::table::{Rows, Scan, Table};
+use crate::{ChangeLog, ReadChanges, TableChange};
 
 impl Relational {
     /// Keeps changes from now on, or keeps them no longer.

@@ -23,10 +23,12 @@ use parking_lot::{Mutex, RwLock};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 
+use crate::ChangeLog;
+use crate::Newer;
 use crate::ProducerPosition;
-use crate::change_log::{ChangeLog, KeptChanges};
+use crate::change_log::KeptChanges;
 use crate::columns::{self, ColumnType, TypedRows, arrow_error, type_of};
-use crate::compared::{Newer, compare};
+use crate::compared::compare;
 use crate::table::{
     Applied, Capabilities, Found, LooksBack, Lookup, Rows, Scan, Stats, Table, Write,
 };

@@ -13,12 +13,11 @@ use super::Wide;
 use super::keeper::{WideCommit, WideKeeper};
 use super::read::damaged;
 use crate::ProducerPosition;
-use crate::change_log::{
-    ChangeLog, END, FramedRows, IDENTITY, ReadChanges, TableChange, gap, is_kept, next_identity,
-};
+use crate::change_log::{END, FramedRows, IDENTITY, gap, is_kept, next_identity};
 use crate::columns::TypedRows;
 use crate::limits::CHANGES_READ_BYTES;
 use crate::table::{Rows, Scan, Table};
+use crate::{ChangeLog, ReadChanges, TableChange};
 
 impl Wide {
     /// Keeps changes from now on, or keeps them no longer.

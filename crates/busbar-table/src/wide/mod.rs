@@ -30,9 +30,10 @@ use busbar_event::{Class, Error};
 use busbar_log::Clock;
 use parking_lot::{Mutex, RwLock};
 
-use crate::change_log::{ChangeLog, KeptChanges};
+use crate::ChangeLog;
+use crate::Newer;
+use crate::change_log::KeptChanges;
 use crate::columns;
-use crate::compared::Newer;
 use crate::limits::{WIDE_COUNT_EVERY, WIDE_COUNT_PAUSE, WIDE_COUNT_ROWS, WIDE_FAMILIES_EVER_MAX};
 use crate::spec::{CellPlace, WideOptions, check_key_type};
 use crate::table::{

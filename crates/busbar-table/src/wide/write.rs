@@ -19,8 +19,9 @@ use super::key::KeyLayout;
 use super::layout::{WideColumn, WideLayout};
 use super::read::Stamp;
 use super::{Stamper, Wide, scan};
+use crate::Newer;
 use crate::columns::{self, ColumnType, TypedRows, type_of};
-use crate::compared::{Newer, compare};
+use crate::compared::compare;
 use crate::limits::{WIDE_KEY_BYTES_MAX, WIDE_QUALIFIER_BYTES_MAX};
 use crate::table::{Applied, Lookup, Rejected, Write, remaining};
 
