@@ -128,8 +128,8 @@ pub trait LeavingRows: Send {
     /// The rows, at least one, with all columns.
     fn rows(&self) -> &RecordBatch;
 
-    /// Removes the rows, but for those that were rejected: they wait no longer. Removes none if one of them has been written
-    /// since it was read; how many were removed.
+    /// Removes the rows, but for those that were rejected, which wait no longer, and those that have been written since they were
+    /// read; how many were removed.
     ///
     /// # Errors
     /// See [`HotDatabase`].
