@@ -240,6 +240,13 @@ impl OdbcSession {
     fn query(&mut self, query: &OdbcQuery<'_>, out: &mut Vec<u8>) -> Result<(), OdbcFault> {
         self.end_reading()?;
         let open = self.opened()?;
+        let word = query.sql.trim_start().get(..6).unwrap_or_default();
+        if open.connection.product == "sqlite" && word.eq_ignore_ascii_case("select") {
+            // Else its driver takes the columns of a table for those that it had before another connection changed it, and gives
+            // values to the wrong ones. Nobody changes it again until the transaction ends.
+            let look = OdbcStatement::new(&open.connection)?;
+            look.direct("SELECT 1 FROM sqlite_master LIMIT 1")?;
+        }
         let statement = OdbcStatement::new(&open.connection)?;
         // MariaDB's driver writes it behind the statement, which has a limit of its own.
         if let Some(most) = query.most
