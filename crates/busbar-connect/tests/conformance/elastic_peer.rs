@@ -32,11 +32,11 @@ pub fn subject() -> Subject {
             ("elasticsearch: { url: 'http://a' }\n", "write"),
             (
                 "elasticsearch: { url: 'http://a', tables: { p: { index: a, key: [], columns: [] } } }\n",
-                "[]",
+                "of the type text, int or bool",
             ),
             (
                 "elasticsearch: { url: 'http://a', tables: { p: { index: a, key: [w], columns: [{ name: w, type: float }] } } }\n",
-                "[w]",
+                "of the type text, int or bool",
             ),
             (
                 "elasticsearch: { url: 'http://a', tables: { p: { index: a/b, key: [w], columns: [{ name: w, type: text }] } } }\n",
