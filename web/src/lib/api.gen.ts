@@ -1048,7 +1048,7 @@ export interface LineageResultView {
 export interface LineageView {
   /** Events that the flow was run over again. */
   events: number;
-  /** How many more there are. */
+  /** How many more there may be. */
   more: number;
   /** The results, the first 16 of them. */
   results: LineageResultView[];
