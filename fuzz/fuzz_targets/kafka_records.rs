@@ -4,9 +4,9 @@
 
 use busbar_kafka::batch::{OpenBatch, next_batch};
 use busbar_kafka::message::{
-    FetchResponse, FoundCoordinator, MetadataResponse, ProducerIdentity, SaslAnswer,
+    FetchResponse, FoundCoordinator, JoinedGroup, MetadataResponse, ProducerIdentity, SaslAnswer,
     VersionsResponse, read_code, read_committed_offsets, read_offset_record, read_offsets,
-    read_partition_codes, read_produced, read_producers,
+    read_partition_codes, read_produced, read_producers, read_synced,
 };
 use busbar_kafka::{Api, response_body};
 use bytes::Bytes;
@@ -52,7 +52,11 @@ fuzz_target!(|bytes: &[u8]| {
         Api::SaslAuthenticate => drop(SaslAnswer::read(r)),
         Api::ApiVersions => drop(VersionsResponse::read(r, version)),
         Api::InitProducerId => drop(ProducerIdentity::read(r)),
-        Api::AddOffsetsToTxn | Api::EndTxn => drop(read_code(r)),
+        Api::JoinGroup => drop(JoinedGroup::read(r, version)),
+        Api::SyncGroup => drop(read_synced(r, version)),
+        Api::Heartbeat | Api::LeaveGroup | Api::AddOffsetsToTxn | Api::EndTxn => {
+            let _ = read_code(r);
+        }
         Api::DescribeProducers => drop(read_producers(r)),
     }
 });

@@ -57,7 +57,8 @@ fn xmllint_and_the_own_validation_give_the_same_verdicts() {
     let folder = tempfile::tempdir().unwrap();
     std::env::set_current_dir(folder.path()).unwrap();
     let libraries = NativeLibraries::load(false).unwrap_or_else(|error| panic!("{error}"));
-    for namespace in [None, Some("urn:a&b")] {
+    // Without an ampersand, which libxml2 reads as another one in `xmlns` than in `targetNamespace`.
+    for namespace in [None, Some("urn:ward:<1>")] {
         std::fs::write("main.xsd", schema(namespace)).unwrap();
         let written = documents(namespace);
         let mut all = written.clone();
@@ -66,13 +67,19 @@ fn xmllint_and_the_own_validation_give_the_same_verdicts() {
             all.extend((0..60).map(|_| mutated(document, &mut seed)));
         }
         let own = XmlSchema::compile(&libraries, "main.xsd").unwrap_or_else(|e| panic!("{e:?}"));
+        for document in &written {
+            let faults = own.validate(document);
+            assert_eq!(
+                faults,
+                Ok(Vec::new()),
+                "what was written fits its schema: {document}"
+            );
+        }
         let own: Vec<Verdict> = all.iter().map(|text| own_verdict(&own, text)).collect();
         let peer = xmllint(folder.path(), &all);
         for ((text, own), peer) in all.iter().zip(&own).zip(&peer) {
             assert_eq!(own, peer, "{text}");
         }
-        let is_valid = own[..written.len()].iter().all(|of| *of == Verdict::Valid);
-        assert!(is_valid, "what was written fits its schema: {own:?}");
         for verdict in [Verdict::Valid, Verdict::Invalid, Verdict::Unreadable] {
             let count = own[written.len()..]
                 .iter()
