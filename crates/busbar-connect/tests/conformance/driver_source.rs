@@ -244,6 +244,8 @@ fn columns_that_change_between_two_pages_are_found_by_their_names_on_each_engine
         engine.run(&format!("alter table {table} drop column note"));
         let rest = 20_000 - there.len();
         there.extend(reading.until(|rows| rows.len() >= rest));
+        // Behind them come those again that had the highest version.
+        there.truncate(20_000);
         assert_eq!(ids(&there), (0..20_000).collect::<Vec<_>>(), "{name}");
         let versions: Vec<_> = there.iter().map(|row| number(row, "ver")).collect();
         assert_eq!(versions, (100_000..120_000).collect::<Vec<_>>(), "{name}");
