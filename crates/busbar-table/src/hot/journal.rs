@@ -40,6 +40,8 @@ const WHOLE: u16 = 8;
 
 /// The rows of the frame have moved to another table.
 const MOVED: u16 = 16;
+/// What the name of a producer begins with in the frame of a part of its write.
+const PART: &str = "$part:";
 
 /// The journal of one table.
 pub(super) struct Journal {
@@ -186,7 +188,7 @@ impl Journal {
             let FramedRows { rows, deletes, .. } = FramedRows::read(frame.body.clone())?;
             let change = TableChange {
                 begin: frame.base,
-                producer: frame.producers.first().map(|(name, _)| Arc::clone(name)),
+                producer: frame.producers.first().map(|(name, _)| producer_of(name)),
                 time: frame.max_time,
                 rows,
                 deletes,
@@ -210,6 +212,12 @@ impl Journal {
     /// The last position of a producer.
     pub fn position(&self, producer: &str) -> Option<u64> {
         self.partition.producer_position(producer)
+    }
+
+    /// The position of a part of a write. The log drops a frame with a position of its producer that it has already, so parts
+    /// have a producer and positions of their own.
+    pub fn part_position(&self, producer: &str) -> ProducerPosition {
+        ProducerPosition::new(format!("{PART}{producer}"), self.end())
     }
 
     /// Appends a write and waits until it is on the disk.
@@ -331,6 +339,14 @@ impl Journal {
             })),
         });
         Ok(told)
+    }
+}
+
+/// Who has written a frame.
+fn producer_of(name: &Arc<str>) -> Arc<str> {
+    match name.strip_prefix(PART) {
+        Some(producer) => producer.into(),
+        None => Arc::clone(name),
     }
 }
 

@@ -326,11 +326,8 @@ impl Hot {
                 },
                 is_kept,
             };
-            // A part names its producer at the position that it has already.
-            let part = write.position.filter(|at| at.is_part).map(|at| {
-                let known = journal.position(&at.producer).unwrap_or(0);
-                ProducerPosition::new(Arc::clone(&at.producer), known)
-            });
+            let part = write.position.filter(|at| at.is_part);
+            let part = part.map(|at| journal.part_position(&at.producer));
             journal.append(&entry, part.as_ref().or(write.position))?;
             state = self.state.write();
         }

@@ -214,6 +214,12 @@ fn each_piece_of_a_delivery_says_who_has_written_it() {
         assert_eq!(table.position("flow:f:s:0:1").expect("one"), Some(2));
         let again = columns.write(&*table, &rows, Some(&at)).expect("written");
         assert!(again.duplicate);
+        drop(table);
+        let node = node.restarted();
+        let table = node.table();
+        let (_, rows) = log(&*table).picture().expect("a picture");
+        let count = |rows: Result<RecordBatch, _>| rows.expect("rows").num_rows();
+        assert_eq!(rows.map(count).sum::<usize>(), 1);
     });
 }
 
