@@ -219,7 +219,7 @@ pub struct ReadChanges {
 pub struct TableChange {
     /// The position before the first row. That of a row is this, its place and one more.
     pub begin: u64,
-    /// Who wrote them, where somebody said.
+    /// The producer that wrote them, if the write named one.
     pub producer: Option<Arc<str>>,
     /// When they were written, in microseconds since 1970.
     pub time: i64,

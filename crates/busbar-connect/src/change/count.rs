@@ -163,7 +163,7 @@ mod tests {
         count
     }
 
-    /// Whoever asks for the snapshot anew is done with what was wrong with the one before.
+    /// A new snapshot clears the fault of the one before.
     #[test]
     fn what_is_wrong_with_a_snapshot_is_an_alarm_until_it_is_begun_anew() {
         let progress = Progress {

@@ -41,7 +41,7 @@ struct Untold {
 }
 
 impl GroupTeller {
-    /// Begins to tell the group; what somebody must repair is handed to `arrived`.
+    /// Begins to tell the group; configuration errors are handed to `arrived`.
     pub fn new(told: ToldGroup, arrived: mpsc::Sender<Arrived>) -> GroupTeller {
         let state = Arc::new(Untold::default());
         let telling = Arc::clone(&state);

@@ -30,13 +30,13 @@ pub struct KafkaMember {
     group: String,
     session: Duration,
     identity: SharedIdentity,
-    /// Says that the member lives, while it is one.
+    /// Sends heartbeats while this node is a member of the group.
     heart: Option<GroupHeart>,
     /// Whether it has shared the partitions out.
     pub leads: bool,
 }
 
-/// What the coordinator says of a member that lives.
+/// The coordinator's answer to a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HeartSays {
     Member,

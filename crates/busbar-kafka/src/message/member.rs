@@ -155,7 +155,7 @@ pub fn read_synced(
     Ok((code, read_assignment(bytes)?))
 }
 
-/// Says that a member lives.
+/// The heartbeat of a member.
 #[derive(Clone, Copy, Debug)]
 pub struct HeartbeatRequest<'a> {
     /// The group.

@@ -118,7 +118,7 @@ impl Journal {
         }
     }
 
-    /// Whether somebody follows the table from now on.
+    /// Whether the table is followed from now on.
     pub fn follow(&self, is_followed: bool) -> Result<(), Error> {
         self.followed.lock().is_followed = is_followed;
         self.trim()

@@ -28,7 +28,7 @@ const FRAGMENT_BYTES: usize = 96;
 pub(super) struct RowCache {
     shards: Box<[Mutex<Shard>]>,
     hasher: DefaultHashBuilder,
-    /// How often somebody began to read a row from the files.
+    /// How many reads of a row from the files have begun.
     loads: AtomicU64,
 }
 

@@ -236,7 +236,7 @@ final class JdbcSession {
             out.append(']');
             left--;
         }
-        // Whoever wants no more rows keeps no transaction open.
+        // A reader that wants no more rows keeps no transaction open.
         if (left == 0) more = false;
         out.append("],\"more\":").append(more).append('}');
         if (!more) endReading();

@@ -314,7 +314,7 @@ impl OdbcSession {
             count += 1;
             self.left -= 1;
         }
-        // Whoever wants no more rows keeps no transaction open.
+        // A reader that wants no more rows keeps no transaction open.
         more &= self.left > 0;
         out.extend_from_slice(b"],\"more\":");
         put(&more, out);
