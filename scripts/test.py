@@ -11,6 +11,7 @@ run, compilers work behind those that mostly wait for a node, and leave them the
 """
 
 import argparse
+import base64
 import filecmp
 import os
 import re
@@ -462,10 +463,18 @@ def phase_fuzz(tally, options):
         found.mkdir(parents=True, exist_ok=True)
         seeds = ROOT / "fuzz" / "seeds" / target
         folders = [corpus] + ([seeds] if seeds.exists() else [])
-        command(tally, f"fuzz {target}", [
+        known = set(found.iterdir())
+        code, output = run([
             TARGET / "release" / target, *folders, f"-artifact_prefix={found}/",
             f"-max_total_time={options.seconds}", "-rss_limit_mb=2048", "-max_len=65536", "-verbosity=0",
         ])
+        if code == 0:
+            tally.ok()
+        else:
+            # The input may be found once in many runs, so that the last lines keep it.
+            why = re.search(r"panicked at .*\n.*", output)
+            inputs = [base64.b64encode(file.read_bytes()[:4096]).decode() for file in set(found.iterdir()) - known]
+            tally.fail(f"fuzz {target} (exit code {code}) {why[0] if why else ''} {' '.join(inputs)}")
         shutil.rmtree(corpus, ignore_errors=True)
 
 

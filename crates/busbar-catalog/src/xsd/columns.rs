@@ -51,6 +51,7 @@ pub fn columns_of_xsd(
             return Err(error.with("names", names()));
         }
     };
+    let root = files.own_name(element)?.to_owned();
     let mut walk = ColumnWalk {
         reader: ContentReader {
             files: &files,
@@ -64,7 +65,7 @@ pub fn columns_of_xsd(
     };
     walk.root(element)?;
     Ok(XsdColumns {
-        root: name_of(&element).to_owned(),
+        root,
         schema: SchemaSpec(walk.columns),
         remarks: walk.remarks,
     })

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Component as PathPart, Path, PathBuf};
 use std::sync::Arc;
 
+use busbar_event::format::is_xml_name;
 use busbar_event::{Class, Error, quote};
 use busbar_xml::{NodeAt, NodeKind, XmlDocument, document_text};
 
@@ -194,6 +195,17 @@ impl XsdFiles {
     /// An attribute without a namespace.
     pub fn attribute(&self, component: Component, name: &str) -> Option<&str> {
         attribute(&self.files[component.file].document, component.node, name)
+    }
+
+    /// The name of an element or attribute that is declared.
+    ///
+    /// # Errors
+    /// *Configuration*: `xsd.unnamed`, since no document can have one without a name.
+    pub fn own_name(&self, component: Component) -> Result<&str, Error> {
+        match self.attribute(component, "name") {
+            Some(name) if is_xml_name(name) => Ok(name),
+            other => Err(self.at(component, "xsd.unnamed", other.unwrap_or_default())),
+        }
     }
 
     /// The elements of XML Schema in one, without annotations.

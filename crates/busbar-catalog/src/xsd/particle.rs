@@ -250,12 +250,12 @@ impl ContentReader<'_> {
             }
             Some(name) => {
                 let declared = files.declared(Declared::Attribute, one, name)?;
-                let local = files.attribute(declared, "name").unwrap_or_default();
-                (local.to_owned(), self.attribute_type(declared)?)
+                let name = files.own_name(declared)?.to_owned();
+                (name, self.attribute_type(declared)?)
             }
             None => {
-                let name = files.attribute(one, "name").unwrap_or_default();
-                (name.to_owned(), self.attribute_type(one)?)
+                let name = files.own_name(one)?.to_owned();
+                (name, self.attribute_type(one)?)
             }
         };
         found.attributes.retain(|known| known.name != name);
@@ -347,14 +347,16 @@ impl ContentReader<'_> {
     /// An element, or those that may stand in its place.
     fn element(&mut self, at: Component) -> Result<Vec<ChildOf>, Error> {
         let files = self.files;
-        let child = |declared: Component, is_required| ChildOf {
-            name: files.attribute(declared, "name").unwrap_or_default().into(),
-            declarations: vec![declared],
-            is_required,
-            is_repeated: false,
+        let child = |declared: Component| -> Result<ChildOf, Error> {
+            Ok(ChildOf {
+                name: files.own_name(declared)?.to_owned(),
+                declarations: vec![declared],
+                is_required: true,
+                is_repeated: false,
+            })
         };
         let Some(name) = files.attribute(at, "ref") else {
-            return Ok(vec![child(at, true)]);
+            return Ok(vec![child(at)?]);
         };
         let declared = files.declared(Declared::Element, at, name)?;
         let others = files.substitutes(declared);
@@ -365,7 +367,7 @@ impl ContentReader<'_> {
         let all = all.filter(|one| !is_abstract(*one));
         let mut found: Vec<ChildOf> = Vec::new();
         for one in all {
-            found = either(found, vec![child(one, true)]);
+            found = either(found, vec![child(one)?]);
         }
         for one in &mut found {
             one.is_required &= is_one;

@@ -200,10 +200,7 @@ impl<'x> ShapeWalk<'x> {
         let files = self.reader.files;
         let is_true = |name| matches!(files.attribute(declaration, name), Some("true" | "1"));
         Ok(ShapeElement {
-            name: files
-                .attribute(declaration, "name")
-                .unwrap_or("")
-                .to_owned(),
+            name: files.own_name(declaration)?.to_owned(),
             namespace: files.namespace_of(declaration).to_owned(),
             content: {
                 let of = self.reader.type_of(declaration, 0)?;

@@ -147,6 +147,24 @@ fn what_no_columns_come_from_is_refused() {
             "<xs:element name='r'><xs:complexType><xs:group ref='g'/></xs:complexType></xs:element><xs:group name='g'><xs:sequence><xs:group ref='g'/></xs:sequence></xs:group>",
             "xsd.circular",
         ),
+        ("<xs:element name='a b'/>", "xsd.unnamed"),
+        ("<xs:element name=''/>", "xsd.unnamed"),
+        (
+            "<xs:element name='r'><xs:complexType><xs:sequence><xs:element type='xs:int'/></xs:sequence></xs:complexType></xs:element>",
+            "xsd.unnamed",
+        ),
+        (
+            "<xs:element name='r'><xs:complexType><xs:choice><xs:element name='1'/></xs:choice></xs:complexType></xs:element>",
+            "xsd.unnamed",
+        ),
+        (
+            "<xs:element name='r'><xs:complexType><xs:attribute type='xs:int'/></xs:complexType></xs:element>",
+            "xsd.unnamed",
+        ),
+        (
+            "<xs:element name='r'><xs:complexType><xs:attribute ref='a[*]'/></xs:complexType></xs:element><xs:attribute name='a[*]'/>",
+            "xsd.unnamed",
+        ),
         (&nested(30), "xsd.large"),
         (&wide, "xsd.many"),
     ] {

@@ -491,11 +491,11 @@ fn a_database_where_nothing_happens_to_the_tables_keeps_no_log() {
             other => Err(format!("{other}, from {before}")),
         }
     });
-    assert!(
-        world.source("c").lag_bytes.is_some_and(|lag| lag < 1 << 20),
-        "{:?}",
-        world.source("c")
-    );
+    // Others write to this server meanwhile, so that the lag is small at times only.
+    eventually("a small lag", || match world.source("c").lag_bytes {
+        Some(lag) if lag < 1 << 20 => Ok(()),
+        _ => Err(format!("{:?}", world.source("c"))),
+    });
 }
 
 #[test]
