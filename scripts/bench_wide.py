@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Measures wide tables with the workloads of YCSB, beside HBase on the same machine in the same run:
 
-    scripts/bench_wide.py YCSB [--rows N] [--hbase-rows N] [--threads N] [--seconds N] [--folder DIR] [WHAT ...]
+    scripts/bench_wide.py YCSB [--rows N] [--hbase-rows N] [--threads N] [--seconds N] [--cache MB] [--folder DIR] [WHAT ...]
 
 YCSB is the example of that name (cargo build --release -p busbar-table --example ycsb). WHAT is load, a to f, half (each workload at
 half the rate that it reached, for latencies) and hbase (the same on HBase with its own client); all when absent. Rows have 10
 fields of 100 bytes. Busbar's writes are on the disk when they return; HBase, on a local file system, leaves that to the system. Its
-server gets 4 GB of memory and the optimising compiler. A folder is kept, and so are the rates in it: what is loaded once can be
+server gets 4 GB of memory, of which it keeps 40 percent for blocks that were read lately, and the optimising compiler; Busbar keeps as
+much (--cache). A folder is kept, and so are the rates in it: what is loaded once can be
 measured in several runs. Seconds of the processor are those of clients and servers together.
 """
 
@@ -99,6 +100,7 @@ def main():
     parser.add_argument("--hbase-rows", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--cache", type=int, default=1_600)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("what", nargs="*")
     args = parser.parse_intermixed_args()
@@ -110,10 +112,10 @@ def main():
         rates = json.loads(rates_file.read_text()) if rates_file.exists() else {}
 
         def busbar(workload, *rate):
-            return run(args.ycsb, folder / "tables", args.rows, workload, args.threads, args.seconds, *rate)
+            return run(args.ycsb, folder / "tables", args.rows, workload, args.threads, args.seconds, args.cache, *rate)
 
         if "load" in what:
-            shown("busbar", run(args.ycsb, folder / "tables", args.rows, "load", 2, 0))
+            shown("busbar", run(args.ycsb, folder / "tables", args.rows, "load", 2, 0, args.cache))
         for workload in (w for w in WORKLOADS if w in what):
             rates[workload] = shown("busbar", busbar(workload))["per_second"]
             rates_file.write_text(json.dumps(rates))

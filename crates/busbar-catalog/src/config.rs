@@ -200,6 +200,8 @@ pub struct LimitsConfig {
     pub query_memory: Size,
     /// Memory that the state of one flow may take; beyond it state is read from the disk when it is needed.
     pub state_memory: Size,
+    /// Memory for what was read lately of wide tables: one half for rows, the other for blocks of their files.
+    pub wide_cache: Size,
     /// Rows a query may answer.
     pub query_rows: u32,
     /// How long dead letters are kept; 0 is no limit. The log and `/metrics` warn before letters that nobody
@@ -309,6 +311,7 @@ impl Default for LimitsConfig {
             query_time: seconds(30),
             query_memory: size(256 << 20),
             state_memory: size(256 << 20),
+            wide_cache: size(128 << 20),
             query_rows: 100_000,
             dead_letter_age: seconds(30 * 86_400),
             dead_letter_size: size(1 << 30),

@@ -127,6 +127,7 @@ impl Node {
             bus.clock().clone(),
         )?;
         let tables = Tables::open(data.join("tables"), clock)?
+            .with_wide_cache(config.limits.wide_cache.as_bytes())
             .with_journals(bus.log().clone())?
             .with_databases(Arc::new(databases.clone()));
         let tables = Arc::new(tables);

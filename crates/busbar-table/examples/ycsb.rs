@@ -1,8 +1,8 @@
-//! The workloads of YCSB on a wide table: `ycsb FOLDER ROWS WHAT THREADS SECONDS [RATE]`.
+//! The workloads of YCSB on a wide table: `ycsb FOLDER ROWS WHAT THREADS SECONDS CACHE [RATE]`.
 //!
-//! The table is in FOLDER. WHAT is `load`, which writes ROWS rows in batches of 1,000, or a workload `a` to `f`, which runs for
+//! The table is in FOLDER, and CACHE megabytes of it are kept in memory. WHAT is `load`, which writes ROWS rows in batches of 1,000, or a workload `a` to `f`, which runs for
 //! SECONDS. With RATE, operations begin at so many a second over all threads, whether or not those before have ended, and
-//! latencies count from when an operation should have begun. Rows have 10 fields of 100 bytes; distributions, mixes and keys are
+//! latencies count from when an operation should have begun. A workload runs for 10 seconds before it is measured. Rows have 10 fields of 100 bytes; distributions, mixes and keys are
 //! those of YCSB: a scrambled Zipfian with the constant 0.99, `latest` in workload d, scans of 1 to 100 rows in workload e. A
 //! write returns when it is durable.
 //!
@@ -21,22 +21,32 @@ use busbar_table::wide::{CellChange, CellScan, CellSelect, CellValue, RowChange}
 use busbar_table::{Table as _, TableSpec, Tables, Wide};
 use serde_json::{Value, json};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const FIELDS: usize = 10;
 const FIELD_BYTES: usize = 100;
 const LOAD_BATCH: u64 = 1_000;
 const SCAN_ROWS_MAX: u64 = 100;
+/// How long a workload runs before it is measured.
+const WARM_UP: Duration = Duration::from_secs(10);
 const POOL_BYTES: usize = 1 << 20;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| args.get(at).and_then(|text| text.parse::<u64>().ok());
-    let (Some(folder), Some(rows), Some(what), Some(threads), Some(seconds)) =
-        (args.first(), number(1), args.get(2), number(3), number(4))
-    else {
-        println!("ycsb FOLDER ROWS load|a|b|c|d|e|f THREADS SECONDS [RATE]");
+    let (Some(folder), Some(rows), Some(what), Some(threads), Some(seconds), Some(cache)) = (
+        args.first(),
+        number(1),
+        args.get(2),
+        number(3),
+        number(4),
+        number(5),
+    ) else {
+        println!("ycsb FOLDER ROWS load|a|b|c|d|e|f THREADS SECONDS CACHE [RATE]");
         return;
     };
-    let tables = open(folder);
+    let tables = open(folder, cache << 20);
     let table = tables.wide("usertable").expect("the table");
     let bench = Bench {
         table,
@@ -48,26 +58,15 @@ fn main() {
         pool: pool(),
         missing: AtomicU64::new(0),
     };
+    let rate = number(6);
+    if what != "load" {
+        // What is in memory in a program that runs for long.
+        bench.run_all(what, threads, WARM_UP, rate);
+        bench.missing.store(0, Ordering::Relaxed);
+    }
     let before = processor_seconds();
     let began = Instant::now();
-    let mut timed = Timed::default();
-    std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads)
-            .map(|thread| {
-                let bench = &bench;
-                let every = number(5)
-                    .map(|rate| Duration::from_secs_f64(threads as f64 / rate.max(1) as f64));
-                let until = began + Duration::from_secs(seconds);
-                scope.spawn(move || match what.as_str() {
-                    "load" => bench.load(thread, threads),
-                    workload => bench.run(workload, thread, until, every),
-                })
-            })
-            .collect();
-        for thread in running {
-            timed.merge(thread.join().expect("a thread"));
-        }
-    });
+    let mut timed = bench.run_all(what, threads, Duration::from_secs(seconds), rate);
     let took = began.elapsed().as_secs_f64();
     let operations = timed.operations;
     let mut report = json!({
@@ -90,7 +89,7 @@ fn main() {
     println!("{report}");
 }
 
-fn open(folder: &str) -> Tables {
+fn open(folder: &str, cache_bytes: u64) -> Tables {
     let mut spec = json!({
         "wide": { "families": [{ "name": "f" }] },
         "key": ["k"],
@@ -99,6 +98,7 @@ fn open(folder: &str) -> Tables {
     let columns = spec["columns"].as_array_mut().expect("a list");
     columns.extend((0..FIELDS).map(|field| json!({ "name": field_name(field), "type": "text" })));
     let tables = Tables::open(folder, Arc::new(SystemClock)).expect("tables");
+    let tables = tables.with_wide_cache(cache_bytes);
     let spec: TableSpec = serde_json::from_value(spec).expect("a spec");
     let applied = tables.apply(&BTreeMap::from([("usertable".to_owned(), spec)]));
     applied.expect("the table opens");
@@ -122,6 +122,27 @@ struct Bench {
 }
 
 impl Bench {
+    /// Runs a workload on so many threads; what all of them have measured.
+    fn run_all(&self, what: &str, threads: u64, time: Duration, rate: Option<u64>) -> Timed {
+        let every = rate.map(|rate| Duration::from_secs_f64(threads as f64 / rate.max(1) as f64));
+        let until = Instant::now() + time;
+        let mut timed = Timed::default();
+        std::thread::scope(|scope| {
+            let running: Vec<_> = (0..threads)
+                .map(|thread| {
+                    scope.spawn(move || match what {
+                        "load" => self.load(thread, threads),
+                        workload => self.run(workload, thread, until, every),
+                    })
+                })
+                .collect();
+            for thread in running {
+                timed.merge(thread.join().expect("a thread"));
+            }
+        });
+        timed
+    }
+
     fn load(&self, thread: u64, threads: u64) -> Timed {
         let mut random = Random(thread + 1);
         let mut timed = Timed::default();

@@ -89,14 +89,12 @@ pub const WIDE_FAMILIES_EVER_MAX: usize = 16;
 /// Versions of a cell that a family may keep.
 pub const WIDE_VERSIONS_MAX: u32 = 10_000;
 
-/// Bytes of files of wide tables that are kept in memory, over all tables.
-pub const WIDE_CACHE_BYTES: u64 = 64 << 20;
+/// Bytes of wide tables that were read lately and are kept in memory, over all tables, where nobody says how many: one half for
+/// rows, the other for blocks of files.
+pub const WIDE_CACHE_BYTES: u64 = 128 << 20;
 
 /// Bytes of a fragment that is kept apart from the others.
 pub const WIDE_APART_BYTES: u32 = 512;
-
-/// Bytes of rows of wide tables that were read lately and are kept in memory, over all tables.
-pub const WIDE_ROWS_CACHED_BYTES: usize = 64 << 20;
 
 /// Bytes of a row that is kept in memory.
 pub const WIDE_ROW_CACHED_BYTES_MAX: usize = 64 << 10;

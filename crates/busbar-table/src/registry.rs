@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::hot::Mover;
 use crate::journals::Journals;
+use crate::limits::WIDE_CACHE_BYTES;
 use crate::spec::{Engine, HotPlace, TableSpec};
 use crate::wide::WideStore;
 use crate::{DatabaseTables, Hot, HotElsewhere, HotTable, Relational, Table, Wide};
@@ -82,7 +83,11 @@ impl Tables {
         let folder = dir.as_ref().join("_wide");
         Ok(Self {
             dir: dir.as_ref().to_owned(),
-            wide: Arc::new(WideStore::new(&folder, Arc::clone(&clock))),
+            wide: Arc::new(WideStore::new(
+                &folder,
+                Arc::clone(&clock),
+                WIDE_CACHE_BYTES,
+            )),
             clock,
             journals: None,
             databases: None,
@@ -90,6 +95,14 @@ impl Tables {
             movers: Mutex::default(),
             followers: Mutex::default(),
         })
+    }
+
+    /// Keeps so many bytes of wide tables in memory that were read lately, instead of [`WIDE_CACHE_BYTES`]. Before any table is
+    /// applied.
+    pub fn with_wide_cache(mut self, bytes: u64) -> Self {
+        let folder = self.dir.join("_wide");
+        self.wide = Arc::new(WideStore::new(&folder, Arc::clone(&self.clock), bytes));
+        self
     }
 
     /// Journals hot tables in this log, so that they survive a restart.

@@ -34,6 +34,7 @@ const LADDER: &[&str] = &[
     "busbar-log",
     "busbar-mqtt",
     "busbar-xml",
+    "busbar-change",
     "busbar-kafka",
     "busbar-event",
     "busbar-features",

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use busbar_connector::SourceContext;
 
 use super::collect::{Collector, Table};
-use super::columns::ColumnsMark;
-use super::event;
 use crate::topic::TopicTemplate;
+use busbar_change::ColumnsMark;
+use busbar_change::event;
 
 /// What the options say of the tables that are followed.
 pub struct BeginTables<'a> {

@@ -11,11 +11,11 @@ use busbar_connector::{Polling, Position, Resume, SnapshotState, SnapshotStatus}
 use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Micros, Row};
 
 use super::Echoed;
-use super::columns::ColumnsMark;
 use super::count::SentRows;
-use super::event;
 use super::snapshot::Progress;
 use crate::limits::{LARGE_TRANSACTIONS_MAX, TRANSACTION_BYTES, TRANSACTION_ROWS};
+use busbar_change::ColumnsMark;
+use busbar_change::event;
 
 /// Collects changes until they are handed on.
 pub struct Collector {
@@ -654,4 +654,42 @@ fn push_rows(builder: &mut BatchBuilder, transaction: &mut Transaction) {
         ));
     }
     transaction.bytes = 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Columns are kept behind the transaction that tells them, and say nothing of a snapshot that nobody has taken.
+    #[test]
+    fn told_columns_are_kept_behind_their_transaction() {
+        let of = |name: &str| ColumnsMark::of_names(std::iter::once(name));
+        let mut collector = Collector::new(0, Resume::default());
+        let mut table = Table::new("s.t", "t".into(), 0, false, &collector, 0);
+        assert_eq!(table.has_told(&of("a")), None);
+        collector.begin(1, "1".into(), "1".into(), 0);
+        collector.push(&"t".into(), None, b"{}".to_vec());
+        table.tell(of("a"));
+        collector.end_told(&mut table);
+        assert!(collector.pop().is_none(), "the transaction is under way");
+        assert_eq!(table.has_told(&of("a")), Some(true));
+        collector.commit(1);
+        collector.end_told(&mut table);
+        let batches: Vec<_> = std::iter::from_fn(|| collector.pop()).collect();
+        let parts: Vec<_> = batches.iter().map(|batch| &*batch.part).collect();
+        assert_eq!(parts, ["stream", "table:s.t"]);
+        let mut resume = Resume::default();
+        for batch in batches {
+            let position = batch.position.last().expect("a position");
+            resume.positions.insert(batch.part.to_string(), position);
+            resume.notes.insert(batch.part.to_string(), batch.note);
+        }
+        let collector = Collector::new(0, resume);
+        for snapshot in [false, true] {
+            let table = Table::new("s.t", "t".into(), 0, snapshot, &collector, 0);
+            assert_eq!(table.has_told(&of("a")), Some(true));
+            assert_eq!(table.has_told(&of("b")), Some(false));
+            assert_eq!((table.progress.done, table.resumed), (!snapshot, false));
+        }
+    }
 }

@@ -2,9 +2,7 @@
 
 pub mod begin;
 pub mod collect;
-pub mod columns;
 pub mod count;
-pub mod event;
 pub mod held;
 pub mod plan;
 pub mod prefer;

@@ -14,8 +14,8 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::columns::ColumnsMark;
 use super::count::RowsCompared;
+use busbar_change::ColumnsMark;
 
 /// How far a table has been read. Kept as JSON with the position of its part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,8 +15,8 @@ use busbar_event::format::encode_json;
 use busbar_event::{Class, Error};
 
 use super::types::DriverTarget;
-use crate::cells::write_time;
 use crate::change::plan::TargetColumn;
+use busbar_change::write_time;
 
 /// One column of a batch, ready to be written.
 pub struct DriverCells {

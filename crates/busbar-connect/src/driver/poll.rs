@@ -26,7 +26,9 @@ use super::types::{DriverTarget, sql};
 use super::worker::DriverWorker;
 
 use crate::change::plan::names;
-use crate::change::{attempt, event, table_name};
+use busbar_change::event;
+
+use crate::change::{attempt, table_name};
 use crate::topic::TopicTemplate;
 
 /// The overlap of times, where the connection's file does not say.

@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::session::DriverColumn;
-use crate::change::event;
+use busbar_change::event;
 
 /// Writes a row as an object of JSON.
 pub fn write_object(columns: &[DriverColumn], values: &[&RawValue], out: &mut Vec<u8>) {

@@ -25,9 +25,9 @@ use super::limits::{
 use super::link::{MongoAnswer, MongoLink, MongoServer};
 use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
-use crate::change::event;
 use crate::change::snapshot::{Order, Progress, Window, publishes};
 use crate::topic::TopicTemplate;
+use busbar_change::event;
 
 /// What following takes, as roles name it.
 const RIGHTS: &str = "find, changeStream";

@@ -10,26 +10,27 @@ use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::time::Instant;
 
-use super::binlog::{
-    self, ImageValue, LogEntry, LogEvent, LogPlace, LoggedChange, LoggedRows, TableMap,
-};
+use super::MySqlFollow;
 use super::failure::Failed;
-use super::follow::{self, BinlogTable, DescribedColumn, Logs};
+use super::follow::{self, BinlogTable, Logs};
 use super::limits::{CHUNK_ROWS_FIRST, IDLE, MAPS_MAX, POLL_MAX, SILENCE_MAX, STATUS_EVERY};
 use super::link::{Link, MysqlServer, Start};
 use super::origin::Origin;
 use super::sink::POSITIONS_TABLE;
 use super::snapshot::{self, PassedTransactions};
 use super::statement::LogStatement;
-use super::{MySqlFollow, ZeroDates, row};
 use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
 use crate::change::count::RowEffect;
-use crate::change::event;
 use crate::change::held::HeldChunk;
 use crate::change::snapshot::{Progress, will_be_read};
 use crate::change::watch::{Looked, Watch};
 use crate::topic::TopicTemplate;
+use busbar_change::event;
+use busbar_change::mysql::binlog::{
+    self, ImageValue, LogEntry, LogEvent, LogPlace, LoggedChange, LoggedRows, TableMap,
+};
+use busbar_change::mysql::{DescribedColumn, ZeroDates, row};
 
 /// Follows the changes of a database.
 pub struct MySqlChanges {
@@ -592,17 +593,13 @@ impl MySqlChanges {
             }
             let mut payload = Vec::new();
             row::write_change(change, columns, image, before, self.zero, &mut payload);
-            let key: Vec<_> = key
-                .iter()
-                .map(|value| String::from_utf8_lossy(value))
-                .collect();
-            collector.push(&table.topic, Some(key.join(",")), payload);
+            collector.push(&table.topic, Some(row::key_text(&key)), payload);
         };
         for (first, second) in &images {
             match (rows.change, second) {
                 // Whoever keeps rows by key has to let go of the old one.
                 (LoggedChange::Update, Some(second))
-                    if row::key(&map.key, first) != row::key(&map.key, second) =>
+                    if !row::is_same_key(&map.key, first, second) =>
                 {
                     push(&mut self.collector, "delete", first, None);
                     push(&mut self.collector, "insert", second, None);
@@ -710,8 +707,8 @@ impl MySqlChanges {
             let mut payload = Vec::new();
             row::write_read(&followed.columns, values, self.zero, &mut payload);
             let parts = key(values);
-            let shown: Vec<_> = parts.iter().map(text).collect();
-            waiting.push(parts, shown.join(","), payload);
+            let shown = row::key_text(&parts);
+            waiting.push(parts, shown, payload);
         }
         *rows = snapshot::next_rows(&chunk.answer);
         match chunk.last {

@@ -7,8 +7,8 @@ use busbar_connector::{
 use busbar_event::Error;
 
 use super::link::MysqlServer;
-use super::wire::{identifier, literal};
 use crate::relational::selected::{CatalogueColumn, PooledServer};
+use busbar_change::mysql::wire::{identifier, literal};
 
 /// Sessions with a server, and what is asked over them.
 pub struct MysqlDatabase(PooledServer<MysqlServer>);

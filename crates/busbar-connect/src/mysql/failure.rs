@@ -2,8 +2,8 @@
 
 use busbar_event::{Class, Error};
 
-use super::wire::MysqlError;
 use crate::relational::{self, Doing, ServerSaid};
+use busbar_change::mysql::wire::MysqlError;
 
 /// Why a statement did not succeed.
 pub type Failed = relational::Failed<MysqlError>;

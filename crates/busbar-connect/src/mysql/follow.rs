@@ -3,17 +3,18 @@
 
 use std::collections::HashSet;
 
+use busbar_change::mysql::{DescribedColumn, ValueShape};
 use busbar_event::{Class, Error};
 use bytes::Bytes;
 
 use super::MySqlFollow;
-use super::binlog::LogPlace;
 use super::failure::Failed;
 use super::link::{Link, MysqlServer};
-use super::wire::{identifier, literal};
-use crate::change::columns::ColumnsMark;
 use crate::change::snapshot::Order;
 use crate::change::table_name;
+use busbar_change::ColumnsMark;
+use busbar_change::mysql::binlog::LogPlace;
+use busbar_change::mysql::wire::{identifier, literal};
 
 /// A table that is followed.
 #[derive(Clone, Debug)]
@@ -27,30 +28,6 @@ pub struct BinlogTable {
     by_text: Vec<bool>,
     /// How the values of each column of the key are ordered, if they can be compared here.
     pub order: Option<Vec<Order>>,
-}
-
-/// A column as the catalogue describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DescribedColumn {
-    pub name: String,
-    pub shape: ValueShape,
-}
-
-/// How the values of a column are written in events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ValueShape {
-    Number,
-    /// A floating-point number of 32 bits. The server writes fewer digits than it has, unless it is one of 64 bits.
-    Float,
-    Text,
-    /// `0x00ff`.
-    Bytes,
-    /// The same, from a number of so many bits.
-    Bits(u32),
-    Date,
-    DateTime,
-    /// A time in UTC.
-    Timestamp,
 }
 
 /// Where the log is, and which files of it there are.

@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-/// Bytes of one packet from the server; larger ones, as for large rows, come in several.
-pub const PACKET_BYTES_MAX: usize = 256 << 20;
-/// Bytes that one packet has at most in the protocol.
-pub const PACKET_BYTES: usize = (1 << 24) - 1;
 /// The socket's buffer grows in steps of this size.
 pub const READ_BYTES: usize = 64 << 10;
 /// Bytes of one statement with several rows, unless one row has more.
@@ -32,10 +28,6 @@ pub const COUNT_MAX: Duration = Duration::from_secs(15 * 60);
 pub const TABLES_MAX: usize = 10_000;
 /// Descriptions of tables in the log that are remembered.
 pub const MAPS_MAX: usize = 4_096;
-/// Objects and arrays of a JSON document within each other, as many as the server allows.
-pub const JSON_DEPTH_MAX: usize = 100;
-/// Characters that the text of a JSON document has at most for each byte of its binary form.
-pub const JSON_TEXT_FACTOR: usize = 8;
 /// How often the source looks at how far the server is.
 pub const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// Pause before the next look at a server that has sent nothing.

@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use super::auth::{self, SHA2};
 use super::failure::Failed;
 use super::limits::{CONNECT_MAX, GOODBYE_MAX, READ_BYTES};
-use super::wire::{self, MysqlError, Reader, can, literal};
 use crate::relational::session::{Selecting, SessionRow, StreamedSession};
 use crate::relational::{Doing, Server, SessionServer, SqlAnswer, SqlSession};
 use crate::tls::{self, Tls};
+use busbar_change::mysql::wire::{self, MysqlError, Reader, can, literal};
 
 /// Where a server is, and who asks.
 pub type MysqlServer = Server<MysqlProtocol>;
@@ -339,10 +339,7 @@ impl Link {
                     return Err(Failed::Server(wire::server_error(&body)));
                 }
                 _ => {
-                    let mut reader = Reader::new(&body);
-                    let row = (0..columns)
-                        .map(|_| reader.value())
-                        .collect::<Option<Vec<_>>>();
+                    let row = wire::text_row(&body, columns);
                     rows.push(row.ok_or_else(|| self.strange("a row of another form"))?);
                 }
             }
@@ -423,12 +420,7 @@ impl Link {
                     return Err(Failed::Server(wire::server_error(&body)));
                 }
                 _ => {
-                    let mut reader = Reader::new(&body);
-                    let row = answer
-                        .columns
-                        .iter()
-                        .map(|_| reader.value())
-                        .collect::<Option<Vec<_>>>();
+                    let row = wire::text_row(&body, answer.columns.len());
                     answer
                         .rows
                         .push(row.ok_or_else(|| self.strange("a row of another form"))?);

@@ -12,17 +12,13 @@
 //! ```
 
 mod auth;
-mod binlog;
-mod cell;
 mod changes;
 mod database;
 mod failure;
 mod follow;
-mod json;
 mod limits;
 mod link;
 mod origin;
-mod row;
 mod rows;
 mod sink;
 mod snapshot;
@@ -30,13 +26,13 @@ mod statement;
 mod survey;
 mod table_columns;
 mod values;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic, Project};
+use busbar_change::mysql::ZeroDates;
 use busbar_connector::{
     Connector, Guarantee, LiteralSecret, OrderedRows, Roles, ServiceContext, Sink, SinkContext,
     Source, SourceContext, SqlDatabase, Survey, TableRead, Work,
@@ -138,18 +134,6 @@ struct MySqlFollow {
     /// A higher number for a table takes its snapshot anew, behind a `truncate`: `{ his.patient: 1 }`.
     #[serde(default)]
     again: BTreeMap<String, u32>,
-}
-
-/// What becomes of dates that are none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum ZeroDates {
-    /// They come as the text that they are.
-    #[default]
-    Keep,
-    /// They come as `null`.
-    #[serde(rename = "none")]
-    Null,
 }
 
 const DEFAULT_TOPIC: &str = "change/${connection}/${schema}/${table}";

@@ -5,8 +5,8 @@ use busbar_event::Error;
 
 use super::limits::PAGE_ROWS;
 use super::link::{Link, MysqlServer};
-use super::wire::{identifier, literal};
 use crate::relational::keyed_pages::{KeyedPages, PageSql};
+use busbar_change::mysql::wire::{identifier, literal};
 
 /// Rows of one state of a table, read a page at a time.
 pub struct MysqlRows {

@@ -11,7 +11,6 @@ use super::limits::{PRODUCER_CHARS_MAX, STATEMENT_BYTES};
 use super::link::{Link, MysqlServer};
 use super::table_columns::table_columns;
 use super::values::{self, Target, made_for};
-use super::wire::{identifier, literal};
 use crate::change::plan::{Dialect, Refused, WriteColumns};
 use crate::change::refusal::REFUSED_TABLE;
 use crate::change::{Op, Write};
@@ -19,6 +18,7 @@ use crate::relational::literal::{LiteralRow, WriteStep};
 use crate::relational::sink::{
     BesideTable, RelationalSink, WriteOrigin, WritePlan, WriteServer, WriteTables,
 };
+use busbar_change::mysql::wire::{identifier, literal};
 
 /// Writes to one table.
 pub type MysqlSink = RelationalSink<MysqlServer>;

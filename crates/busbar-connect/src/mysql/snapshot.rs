@@ -13,11 +13,11 @@ use std::collections::VecDeque;
 use busbar_event::Error;
 use bytes::Bytes;
 
-use super::binlog::LogPlace;
 use super::failure::Failed;
 use super::follow::{self, BinlogTable};
 use super::limits::{CHUNK_BYTES, CHUNK_ROWS, COUNT_MAX, LOCK_WAIT_MAX, PASSED_MAX};
 use super::link::{Answer, Link, MysqlServer};
+use busbar_change::mysql::binlog::LogPlace;
 
 /// Transactions with changes of followed tables that the stream has passed, which the next chunk has to see.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 use super::failure::Failed;
 use super::link::Link;
 use super::values::Target;
-use super::wire::literal;
+use busbar_change::mysql::wire::literal;
 
 /// The engine of a table and its columns that can be written; `None` when there is no such table.
 pub(super) async fn table_columns(

@@ -5,8 +5,8 @@ use busbar_event::{Class, Error};
 use super::Follow;
 use super::follow;
 use super::link::{Link, Server};
-use super::pgoutput::Lsn;
-use super::wire::literal;
+use busbar_change::postgres::pgoutput::Lsn;
+use busbar_change::postgres::wire::literal;
 
 /// The name of slot and publication of a connection.
 pub fn default_name(connection: &str) -> String {

@@ -18,17 +18,19 @@ use super::limits::{
     WINDOW_POLL,
 };
 use super::link::{Answer, Fetched, Link, Server};
-use super::pgoutput::{self, FollowEvent, Frame, Lsn, MESSAGE_PREFIX, Relation, Tuple, Value};
-use super::row;
 use super::snapshot::{self, Seen};
-use super::wire::{identifier, literal};
 use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
 use crate::change::count::RowEffect;
-use crate::change::event;
 use crate::change::snapshot::{Progress, Window, publishes};
 use crate::change::watch::{Looked, Watch};
 use crate::topic::TopicTemplate;
+use busbar_change::event;
+use busbar_change::postgres::pgoutput::{
+    self, FollowEvent, Frame, Lsn, MESSAGE_PREFIX, Relation, Tuple, Value,
+};
+use busbar_change::postgres::row;
+use busbar_change::postgres::wire::{identifier, literal};
 
 /// Follows the changes of a database.
 pub struct ChangeSource {

@@ -13,9 +13,10 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use busbar_event::format::encode_json;
 use busbar_event::{Class, Error};
 
-use super::types::{fit, numeric_scale, oid};
-use crate::cells::write_time;
+use super::types::{fit, numeric_scale};
 use crate::change::plan::{Fit, TargetColumn};
+use busbar_change::postgres::oid;
+use busbar_change::write_time;
 
 /// A column of a table that is written to.
 #[derive(Clone, Debug)]

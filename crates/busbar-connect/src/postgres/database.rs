@@ -13,8 +13,9 @@ use bytes::Bytes;
 
 use super::failure::Failed;
 use super::link::{Answer, Fetched, Link, Server};
-use super::types::{numeric_scale, oid};
-use super::wire::{Column, identifier};
+use super::types::numeric_scale;
+use busbar_change::postgres::oid;
+use busbar_change::postgres::wire::{Column, identifier};
 
 /// Sessions with a server, and what is asked over them.
 pub struct PostgresDatabase {

@@ -2,8 +2,8 @@
 
 use busbar_event::{Class, Error};
 
-use super::wire::ServerError;
 use crate::relational::{self, Doing, ServerSaid};
+use busbar_change::postgres::wire::ServerError;
 
 /// Why a statement did not succeed.
 pub type Failed = relational::Failed<Box<ServerError>>;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-/// Bytes of one message from the server, which may hold a whole row.
-pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// The socket's buffer grows in steps of this size.
 pub const READ_BYTES: usize = 64 << 10;
 /// Bytes of rows that are collected before they are sent to the server.

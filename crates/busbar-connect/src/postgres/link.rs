@@ -13,11 +13,11 @@ use tokio::time::timeout;
 use super::auth::{SCRAM, md5_answer};
 use super::failure::Failed;
 use super::limits::{CONNECT_MAX, GOODBYE_MAX, READ_BYTES, WRITE_BYTES};
-use super::wire::{self, Column, Message, Reader, ServerError};
 use crate::relational::session::SessionRow;
 use crate::relational::{self, Doing, SessionServer, SqlAnswer, SqlSession};
 use crate::scram::{Scram, ScramHash};
 use crate::tls;
+use busbar_change::postgres::wire::{self, Column, Message, Reader, ServerError};
 
 /// Where a server is, and who asks.
 pub type Server = relational::Server<PostgresProtocol>;

@@ -19,15 +19,12 @@ mod failure;
 mod follow;
 mod limits;
 mod link;
-mod pgoutput;
 mod query;
-mod row;
 mod rows;
 mod sink;
 mod snapshot;
 mod survey;
 mod types;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -14,12 +14,13 @@ use super::failure::Failed;
 use super::limits::{CHUNK_BYTES, CHUNK_ROWS, FETCH_ROWS, OVERLAP_ROWS_MAX};
 use super::link::{Answer, Fetched, Link, Server};
 
-use super::types::{oid, write_json, write_text};
-use super::wire::Column;
 use super::{Overlap, QueryOptions};
 use crate::change::attempt;
 use crate::change::plan::names;
 use crate::topic::TopicTemplate;
+use busbar_change::event::text;
+use busbar_change::postgres::wire::Column;
+use busbar_change::postgres::{oid, write_json};
 
 /// Runs a statement at intervals.
 pub struct QuerySource {
@@ -245,7 +246,7 @@ fn write_row(columns: &[Column], values: &[Option<Bytes>], out: &mut Vec<u8>) {
         if at > 0 {
             out.push(b',');
         }
-        write_text(&column.name, out);
+        text(&column.name, out);
         out.push(b':');
         match value {
             Some(value) => write_json(value, column.oid, out),

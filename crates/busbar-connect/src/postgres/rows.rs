@@ -6,7 +6,7 @@ use busbar_event::Error;
 use super::failure::Failed;
 use super::limits::FETCH_ROWS;
 use super::link::{Answer, Fetched, Link, Server};
-use super::wire::identifier;
+use busbar_change::postgres::wire::identifier;
 
 /// Rows of one statement, read in pieces.
 pub struct PostgresRows {

@@ -12,15 +12,15 @@ use super::copy::{Cells, Target};
 use super::failure::Failed;
 use super::limits::STATEMENT_BYTES;
 use super::link::{Link, Server};
-use super::pgoutput::MESSAGE_PREFIX;
 use super::types::made_for;
-use super::wire::{identifier, literal};
 use crate::change::plan::{Dialect, Refused, RowRequests, WriteColumns, takes_over};
 use crate::change::refusal::{REFUSED_TABLE, content_of};
 use crate::change::{Op, Write};
 use crate::relational::sink::{
     BesideTable, RelationalSink, WriteOrigin, WritePlan, WriteRow, WriteServer, WriteTables,
 };
+use busbar_change::postgres::pgoutput::MESSAGE_PREFIX;
+use busbar_change::postgres::wire::{identifier, literal};
 
 /// Writes to one table.
 pub type PostgresSink = RelationalSink<Server>;

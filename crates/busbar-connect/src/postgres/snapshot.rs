@@ -8,8 +8,8 @@ use super::failure::Failed;
 use super::follow::Followed;
 use super::limits::{CHUNK_BYTES, CHUNK_ROWS, COUNT_MAX, FETCH_ROWS};
 use super::link::{Answer, Fetched, Link, Server};
-use super::pgoutput::Lsn;
-use super::wire::identifier;
+use busbar_change::postgres::pgoutput::Lsn;
+use busbar_change::postgres::wire::identifier;
 
 /// Which transactions a chunk saw.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,10 +16,10 @@ use busbar_event::format::encode_json;
 use busbar_event::{Class, Error};
 
 use super::sink::WriteRow;
-use crate::cells::write_time;
 use crate::change::Op;
 use crate::change::plan::{Refused, RowRequests, TargetColumn, WriteColumns, takes_over};
 use crate::change::refusal::content_of;
+use busbar_change::write_time;
 
 /// One column of a batch, ready to be written.
 pub struct LiteralCells {

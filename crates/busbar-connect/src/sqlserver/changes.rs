@@ -28,9 +28,9 @@ use super::token::TdsColumn;
 use super::{MssqlFollow, MssqlFollowBy, row};
 use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
-use crate::change::event;
 use crate::change::snapshot::{Progress, Window, publishes};
 use crate::topic::TopicTemplate;
+use busbar_change::event;
 
 /// Follows the changes of a database.
 pub struct MssqlChanges {

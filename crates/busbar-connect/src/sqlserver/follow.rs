@@ -14,10 +14,10 @@ use super::sink::DEFAULT_SCHEMA;
 use super::token::TdsColumn;
 use super::wire::{identifier, literal, qualified};
 use super::{MssqlFollow, MssqlFollowBy};
-use crate::change::columns::ColumnsMark;
 use crate::change::snapshot::Order;
 use crate::change::table_name;
 use crate::relational::keyed_pages::behind;
+use busbar_change::ColumnsMark;
 
 /// A table that is followed.
 pub struct MssqlFollowed {

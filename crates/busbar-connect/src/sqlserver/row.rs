@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::token::TdsColumn;
-use crate::change::event;
+use busbar_change::event;
 
 /// Writes a row as an object.
 pub fn write_object(columns: &[TdsColumn], values: &[Option<Bytes>], out: &mut Vec<u8>) {

@@ -282,9 +282,9 @@ impl TdsType {
             ValueForm::DateTime
             | ValueForm::DateTime2 { .. }
             | ValueForm::DateTimeOffset { .. } => {
-                crate::change::event::text(&text().replacen(' ', "T", 1), out);
+                busbar_change::event::text(&text().replacen(' ', "T", 1), out);
             }
-            _ => crate::change::event::text(&text(), out),
+            _ => busbar_change::event::text(&text(), out),
         }
     }
 

@@ -10,7 +10,7 @@ use busbar_event::format::{FieldSpec, FieldType, encode_json};
 use busbar_event::{BatchBuilder, Class, Error, Flags, Micros, Row};
 
 use super::limits::{BATCH_BYTES, BATCH_ROWS, WRITTEN_BYTES};
-use crate::change::event::column_name;
+use busbar_change::event::column_name;
 
 /// Rows of one table on their way to events.
 pub(super) struct RowEvents {
@@ -53,7 +53,7 @@ impl RowEvents {
     /// Says that all rows are gone.
     pub fn truncate(&mut self, time: Micros) {
         let mut payload = Vec::new();
-        crate::change::event::truncate(&mut payload);
+        busbar_change::event::truncate(&mut payload);
         self.push(
             None,
             &payload,

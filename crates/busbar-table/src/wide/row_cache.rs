@@ -17,7 +17,7 @@ use super::kept_rows::FragmentEntry;
 use super::layout::WideLayout;
 use super::read::Stamp;
 use super::sweep::{FragmentState, LiveRow};
-use crate::limits::{WIDE_ROW_CACHE_SHARDS, WIDE_ROW_CACHED_BYTES_MAX, WIDE_ROWS_CACHED_BYTES};
+use crate::limits::{WIDE_ROW_CACHE_SHARDS, WIDE_ROW_CACHED_BYTES_MAX};
 
 /// What a row costs beside its fragments, in bytes.
 const ROW_BYTES: usize = 128;
@@ -30,6 +30,7 @@ pub(super) struct RowCache {
     hasher: DefaultHashBuilder,
     /// How many reads of a row from the files have begun.
     loads: AtomicU64,
+    bytes_max: usize,
 }
 
 /// Fragments of a row that can still be seen, in the order of their keys.
@@ -104,18 +105,18 @@ pub(super) struct Loading<'a> {
     is_over: bool,
 }
 
-impl Default for RowCache {
-    fn default() -> Self {
+impl RowCache {
+    /// A cache of rows with at most so many bytes.
+    pub fn new(bytes_max: usize) -> RowCache {
         let shards = (0..WIDE_ROW_CACHE_SHARDS).map(|_| Mutex::default());
-        Self {
+        RowCache {
             shards: shards.collect(),
             hasher: DefaultHashBuilder::default(),
             loads: AtomicU64::new(0),
+            bytes_max,
         }
     }
-}
 
-impl RowCache {
     fn hash(&self, of: RowsOf, key: &[u8]) -> u64 {
         self.hasher.hash_one((of, key))
     }
@@ -382,7 +383,7 @@ impl Shard {
 
     /// Lets go of rows that were not read for a while, until what is left fits.
     fn make_room(&mut self, cache: &RowCache) {
-        while self.bytes > WIDE_ROWS_CACHED_BYTES / WIDE_ROW_CACHE_SHARDS {
+        while self.bytes > cache.bytes_max / WIDE_ROW_CACHE_SHARDS {
             self.hand = (self.hand + 1) % self.rows.len();
             let Some(row) = &mut self.rows[self.hand] else {
                 continue;
@@ -419,6 +420,8 @@ mod tests {
     use super::super::cell::{CellValue, FragmentWriter};
     use super::*;
 
+    const CACHE_BYTES: usize = 64 << 20;
+
     const OF: RowsOf = RowsOf {
         table: 0,
         layout: 0,
@@ -449,7 +452,7 @@ mod tests {
 
     #[test]
     fn a_row_that_is_changed_over_and_over_stays_small() {
-        let (cache, layout) = (RowCache::default(), WideLayout::plain());
+        let (cache, layout) = (RowCache::new(CACHE_BYTES), WideLayout::plain());
         keep(&cache, "a", 10);
         for number in 2..1_000 {
             cache.end_change(OF, &[fragment("a", number, 10)], number * 2, &layout, 9);
@@ -475,7 +478,7 @@ mod tests {
 
     #[test]
     fn what_is_written_while_a_row_is_read_is_not_missed() {
-        let (cache, layout) = (RowCache::default(), WideLayout::plain());
+        let (cache, layout) = (RowCache::new(CACHE_BYTES), WideLayout::plain());
         let loading = cache.load(OF, b"a").unwrap();
         assert!(cache.load(OF, b"a").is_none(), "it is read already");
         let written = [fragment("a", 2, 10), fragment("b", 3, 10)];
@@ -509,19 +512,16 @@ mod tests {
 
     #[test]
     fn rows_are_kept_within_the_bound_and_those_that_are_read_longest() {
-        let cache = RowCache::default();
+        let cache = RowCache::new(CACHE_BYTES);
         let bytes = WIDE_ROW_CACHED_BYTES_MAX / 2;
         keep(&cache, "often", bytes);
-        let rows = 3 * WIDE_ROWS_CACHED_BYTES / bytes;
+        let rows = 3 * CACHE_BYTES / bytes;
         for row in 0..rows {
             assert!(has(&cache, "often"), "{row}");
             keep(&cache, &format!("{row}"), bytes);
         }
         let kept: usize = cache.shards.iter().map(|shard| shard.lock().bytes).sum();
-        assert!(
-            kept <= WIDE_ROWS_CACHED_BYTES && kept > WIDE_ROWS_CACHED_BYTES / 2,
-            "{kept}"
-        );
+        assert!(kept <= CACHE_BYTES && kept > CACHE_BYTES / 2, "{kept}");
         let counted = (0..rows)
             .filter(|row| has(&cache, &format!("{row}")))
             .count();

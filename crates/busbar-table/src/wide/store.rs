@@ -25,8 +25,8 @@ use super::read::Stamp;
 use super::row_cache::{Cached, CachedFragments, RowCache, RowsOf};
 use super::sweep::{FragmentState, LiveRow};
 use crate::limits::{
-    WIDE_APART_BYTES, WIDE_CACHE_BYTES, WIDE_FAMILIES_EVER_MAX, WIDE_LOCK_WAIT,
-    WIDE_ROW_CACHED_BYTES_MAX, WIDE_ROW_LOOK, WIDE_ROW_WAIT,
+    WIDE_APART_BYTES, WIDE_FAMILIES_EVER_MAX, WIDE_LOCK_WAIT, WIDE_ROW_CACHED_BYTES_MAX,
+    WIDE_ROW_LOOK, WIDE_ROW_WAIT,
 };
 
 /// The keyspace of what is kept beside the cells. No table can have this name.
@@ -53,6 +53,7 @@ pub(crate) struct WideStore {
     /// None after a failed write, until it is opened again: a database that could not write accepts nothing more.
     open: RwLock<Option<Arc<Opened>>>,
     rows: RowCache,
+    cache_bytes: u64,
     /// Numbers that tables were given.
     numbered: AtomicU32,
 }
@@ -105,14 +106,15 @@ pub(super) struct StoredPicture {
 }
 
 impl WideStore {
-    /// The database in this folder, opened when it is first needed.
-    pub fn new(folder: &Path, clock: Arc<dyn Clock>) -> Self {
+    /// The database in this folder, opened when it is first needed. `cache_bytes` of what was read lately are kept in memory.
+    pub fn new(folder: &Path, clock: Arc<dyn Clock>, cache_bytes: u64) -> Self {
         Self {
             folder: folder.to_owned(),
             clock,
+            cache_bytes,
             ttls: Ttls::default(),
             open: RwLock::default(),
-            rows: RowCache::default(),
+            rows: RowCache::new(usize::try_from(cache_bytes / 2).unwrap_or(usize::MAX)),
             numbered: AtomicU32::new(0),
         }
     }
@@ -156,7 +158,7 @@ impl WideStore {
             let (ttls, clock) = (Arc::clone(&self.ttls), Arc::clone(&self.clock));
             let builder = Database::builder(&self.folder)
                 .worker_threads(1)
-                .cache_size(WIDE_CACHE_BYTES)
+                .cache_size(self.cache_bytes / 2)
                 .with_compaction_filter_factories(Arc::new(move |table| {
                     let expiry = Expiry {
                         table: table.to_owned(),
@@ -560,12 +562,13 @@ mod tests {
     use busbar_log::ManualClock;
 
     use super::*;
+    use crate::limits::WIDE_CACHE_BYTES;
 
     #[test]
     fn what_has_expired_is_left_out_when_files_are_merged() {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new(100));
-        let store = WideStore::new(folder.path(), Arc::clone(&clock) as _);
+        let store = WideStore::new(folder.path(), Arc::clone(&clock) as _, WIDE_CACHE_BYTES);
         let mut ttls = [None; WIDE_FAMILIES_EVER_MAX];
         ttls[1] = Some(50);
         store.set_ttls("t", ttls);

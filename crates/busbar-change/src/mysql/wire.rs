@@ -5,9 +5,10 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::limits::{PACKET_BYTES, PACKET_BYTES_MAX};
+use crate::limits::{PACKET_BYTES, PACKET_BYTES_MAX};
 
-/// Capabilities that are used.
+/// Capabilities that are used, named as in the protocol.
+#[allow(missing_docs, reason = "names of the protocol")]
 pub mod can {
     pub const LONG_PASSWORD: u32 = 1;
     pub const LONG_FLAG: u32 = 4;
@@ -85,14 +86,17 @@ pub fn packet(out: &mut Vec<u8>, mut number: u8, mut body: &[u8]) -> u8 {
 /// Reads a body from its beginning. Each method answers `None` where the body is too short.
 #[derive(Clone, Debug)]
 pub struct Reader {
+    /// What has not been read yet.
     pub rest: Bytes,
 }
 
 impl Reader {
+    /// Reads from the first byte.
     pub fn new(body: &Bytes) -> Reader {
         Reader { rest: body.clone() }
     }
 
+    /// The next bytes.
     pub fn bytes(&mut self, length: usize) -> Option<Bytes> {
         (self.rest.len() >= length).then(|| self.rest.split_to(length))
     }
@@ -118,6 +122,7 @@ impl Reader {
         )
     }
 
+    /// The next byte.
     pub fn u8(&mut self) -> Option<u8> {
         (!self.rest.is_empty()).then(|| self.rest.get_u8())
     }
@@ -158,13 +163,27 @@ impl Reader {
     }
 }
 
+/// The values of a row of an answer, each a text or NULL; `None` for what is no such row.
+pub fn text_row(body: &Bytes, columns: usize) -> Option<Vec<Option<Bytes>>> {
+    let mut reader = Reader::new(body);
+    // Each value has at least one byte.
+    let mut values = Vec::with_capacity(columns.min(body.len()));
+    for _ in 0..columns {
+        values.push(reader.value()?);
+    }
+    Some(values)
+}
+
 /// What the server says first.
 #[derive(Clone, Debug)]
 pub struct Greeting {
+    /// Its version, as `8.0.36` or `11.8.2-MariaDB`.
     pub version: String,
+    /// What it can do: bits of [`can`].
     pub capabilities: u32,
     /// What the proof of the password is made with.
     pub nonce: Vec<u8>,
+    /// How passwords are proved, by the name of the plug-in.
     pub plugin: String,
 }
 
@@ -226,7 +245,9 @@ pub fn login(capabilities: u32, user: &str, proof: &[u8], database: &str, plugin
 /// What the server says of a failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MysqlError {
+    /// Its number.
     pub number: u16,
+    /// Its words.
     pub message: String,
 }
 

@@ -7,10 +7,10 @@
 use bytes::Bytes;
 
 use super::pgoutput::{Relation, Tuple, Value};
-use super::types::write_json;
+use super::value::write_json;
 use super::wire::Column;
-use crate::change::columns::ColumnsMark;
-use crate::change::event;
+use crate::ColumnsMark;
+use crate::event;
 
 /// Writes the event of a change; its key is appended to `key`.
 pub fn write_change(

@@ -12,8 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::cell::decimal;
-use super::limits::{JSON_DEPTH_MAX, JSON_TEXT_FACTOR};
 use super::wire::Reader;
+use crate::limits::{JSON_DEPTH_MAX, JSON_TEXT_FACTOR};
 
 /// The text of a document; `None` for one that is not whole, is nested too deeply, or uses its bytes more than once.
 pub fn json_text(document: &Bytes) -> Option<Bytes> {

@@ -38,40 +38,66 @@ pub enum Frame {
     /// A message of `pgoutput`.
     Data(Bytes),
     /// Everything before this place has been sent.
-    KeepAlive { end: Lsn, reply: bool },
+    KeepAlive {
+        /// The place.
+        end: Lsn,
+        /// Whether the server waits for an answer.
+        reply: bool,
+    },
 }
 
 /// What happened.
 #[derive(Debug)]
 pub enum FollowEvent {
+    /// A transaction begins.
     Begin {
+        /// Where its commit is.
         commit: Lsn,
+        /// When it was committed, in microseconds since 2000.
         time: i64,
+        /// Its number.
         transaction: u32,
     },
+    /// A transaction is over.
     Commit {
+        /// Behind it.
         end: Lsn,
     },
+    /// The description of a table.
     Relation(Relation),
+    /// A row was added.
     Insert {
+        /// The number of the table.
         table: u32,
+        /// The row as it is.
         after: Tuple,
     },
+    /// A row was changed.
     Update {
+        /// The number of the table.
         table: u32,
+        /// The row as it was, or its key, where the server says it.
         before: Option<Tuple>,
+        /// The row as it is.
         after: Tuple,
     },
+    /// A row was deleted.
     Delete {
+        /// The number of the table.
         table: u32,
+        /// The row as it was, or its key.
         before: Tuple,
     },
+    /// Tables were emptied.
     Truncate {
+        /// Their numbers.
         tables: Vec<u32>,
     },
     /// What a session has written to the log itself, within a transaction.
     Message {
+        /// What it is for.
         prefix: String,
+        /// What it says.
         content: Bytes,
     },
     /// Origins and types, which say nothing about rows, and messages outside of transactions.
@@ -81,9 +107,13 @@ pub enum FollowEvent {
 /// A table as it was when the changes that follow were made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation {
+    /// What changes call it by.
     pub id: u32,
+    /// The schema that it is in.
     pub schema: String,
+    /// Its name.
     pub name: String,
+    /// Its columns, in order.
     pub columns: Vec<Column>,
     /// Whether each column tells rows apart.
     pub key: Vec<bool>,
@@ -94,6 +124,7 @@ pub struct Relation {
 /// A row.
 #[derive(Debug)]
 pub struct Tuple {
+    /// A value for each column.
     pub values: Vec<Value>,
     /// Only the columns of the key are set.
     pub only_key: bool,
@@ -102,9 +133,11 @@ pub struct Tuple {
 /// One value of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
+    /// NULL.
     Null,
     /// A large value that the change did not touch, and that the server does not repeat.
     Unchanged,
+    /// The value as the server writes it.
     Text(Bytes),
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
-use super::follow::ValueShape;
+use super::column::ValueShape;
 use super::json::json_text;
 use super::wire::Reader;
 
@@ -13,53 +13,83 @@ use super::wire::Reader;
 pub enum BinlogType {
     /// So many bytes.
     Int {
+        /// Bytes of a value.
         bytes: usize,
+        /// Whether it has no values below zero.
         unsigned: bool,
     },
+    /// A floating-point number of 32 bits.
     Float {
+        /// Whether it has no values below zero.
         unsigned: bool,
     },
+    /// One of 64 bits.
     Double {
+        /// Whether it has no values below zero.
         unsigned: bool,
     },
+    /// A decimal number.
     Decimal {
+        /// Digits: all of a number, or those behind the seconds.
         digits: usize,
+        /// Digits behind the point.
         scale: usize,
+        /// Whether it has no values below zero.
         unsigned: bool,
     },
     /// A text, or bytes (the collation 63), with its length in so many bytes before it.
     /// `binary(n)` has `pad` bytes, of which the log leaves out zeros at the end.
     Text {
+        /// Bytes of the length before a value.
         length: usize,
+        /// The number of its collation.
         collation: u64,
+        /// Bytes that a value is filled up to with zeros.
         pad: usize,
+        /// Which type it is.
         of_type: TextType,
     },
+    /// One of several texts, by its number from 1.
     Enum {
+        /// Bytes of a value.
         bytes: usize,
+        /// The texts.
         members: Vec<String>,
     },
+    /// Some of several texts, as bits.
     Set {
+        /// Bytes of a value.
         bytes: usize,
+        /// The texts.
         members: Vec<String>,
     },
+    /// So many bits.
     Bit {
+        /// How many.
         bits: usize,
     },
+    /// A year.
     Year,
+    /// A date.
     Date,
     /// With so many digits behind the seconds.
     Time {
+        /// Digits: all of a number, or those behind the seconds.
         digits: usize,
     },
+    /// A date and a time without a zone.
     DateTime {
+        /// Digits: all of a number, or those behind the seconds.
         digits: usize,
     },
+    /// A time in UTC.
     Timestamp {
+        /// Digits: all of a number, or those behind the seconds.
         digits: usize,
     },
     /// MySQL's binary form of JSON, with its length in so many bytes before it.
     Json {
+        /// Bytes of the length before a value.
         length: usize,
     },
     /// A type that is not known.
@@ -69,6 +99,7 @@ pub enum BinlogType {
 /// Which types a server counts as texts when it says their collations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextType {
+    /// Texts and bytes.
     Text,
     /// Geometries are bytes, and have no collation.
     Geometry,
@@ -185,6 +216,7 @@ impl BinlogType {
         )
     }
 
+    /// Sets whether a number has no values below zero.
     pub fn set_unsigned(&mut self, is: bool) {
         if let BinlogType::Int { unsigned, .. }
         | BinlogType::Float { unsigned }
@@ -195,6 +227,7 @@ impl BinlogType {
         }
     }
 
+    /// Sets the collation of a text.
     pub fn set_collation(&mut self, to: u64) {
         if let BinlogType::Text { collation, .. } = self {
             *collation = to;
@@ -351,7 +384,7 @@ pub fn cell(kind: &BinlogType, reader: &mut Reader) -> Option<Bytes> {
                 out.push_str("0000-00-00 00:00:00");
             } else {
                 let mut text = Vec::new();
-                crate::cells::write_time(i64::try_from(seconds).ok()? * 1_000_000, &mut text);
+                crate::write_time(i64::try_from(seconds).ok()? * 1_000_000, &mut text);
                 out.push_str(std::str::from_utf8(text.get(..19)?).ok()?);
             }
             fraction(*digits, reader, &mut out)?;

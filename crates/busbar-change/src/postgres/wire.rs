@@ -5,7 +5,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::limits::MESSAGE_BYTES_MAX;
+use crate::limits::MESSAGE_BYTES_MAX;
 
 const SSL_REQUEST: u32 = 80_877_103;
 const VERSION_3: u32 = 196_608;
@@ -13,7 +13,9 @@ const VERSION_3: u32 = 196_608;
 /// A message of the server: its letter and its body.
 #[derive(Clone, Debug)]
 pub struct Message {
+    /// Its letter.
     pub letter: u8,
+    /// Its body.
     pub body: Bytes,
 }
 
@@ -42,34 +44,42 @@ pub fn next(buffer: &mut BytesMut) -> Result<Option<Message>, &'static str> {
 /// Reads a body from its beginning. Each method answers `None` where the body is too short.
 #[derive(Clone, Debug)]
 pub struct Reader {
+    /// What has not been read yet.
     pub rest: Bytes,
 }
 
 impl Reader {
+    /// Reads from the first byte.
     pub fn new(body: &Bytes) -> Reader {
         Reader { rest: body.clone() }
     }
 
+    /// The next bytes.
     pub fn bytes(&mut self, length: usize) -> Option<Bytes> {
         (self.rest.len() >= length).then(|| self.rest.split_to(length))
     }
 
+    /// The next byte.
     pub fn u8(&mut self) -> Option<u8> {
         (!self.rest.is_empty()).then(|| self.rest.get_u8())
     }
 
+    /// The next 2 bytes as a number with a sign.
     pub fn i16(&mut self) -> Option<i16> {
         (self.rest.len() >= 2).then(|| self.rest.get_i16())
     }
 
+    /// The next 4 bytes as a number with a sign.
     pub fn i32(&mut self) -> Option<i32> {
         (self.rest.len() >= 4).then(|| self.rest.get_i32())
     }
 
+    /// The next 4 bytes as a number.
     pub fn u32(&mut self) -> Option<u32> {
         (self.rest.len() >= 4).then(|| self.rest.get_u32())
     }
 
+    /// The next 8 bytes as a number.
     pub fn u64(&mut self) -> Option<u64> {
         (self.rest.len() >= 8).then(|| self.rest.get_u64())
     }
@@ -94,6 +104,7 @@ impl Reader {
 /// One column of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
+    /// Its name.
     pub name: String,
     /// The number of its type in the server's catalogue.
     pub oid: u32,
@@ -134,9 +145,13 @@ pub fn values(body: &Bytes) -> Option<Vec<Option<Bytes>>> {
 pub struct ServerError {
     /// Five letters: the first two name the class.
     pub code: String,
+    /// What is wrong.
     pub message: String,
+    /// More about it, where the server has more.
     pub detail: String,
+    /// The way out, where the server knows one.
     pub hint: String,
+    /// The column, where it is about one.
     pub column: String,
     /// Where a COPY failed: `COPY t, line 3, column a`.
     pub place: String,

@@ -2,10 +2,9 @@
 
 use bytes::Bytes;
 
-use super::ZeroDates;
 use super::binlog::ImageValue;
-use super::follow::{DescribedColumn, ValueShape};
-use crate::change::event;
+use super::column::{DescribedColumn, ValueShape, ZeroDates};
+use crate::event;
 
 /// Writes the event of a change.
 pub fn write_change(
@@ -94,12 +93,52 @@ fn write_value(value: &[u8], shape: ValueShape, zero: ZeroDates, out: &mut Vec<u
             let value: f64 = text.parse().unwrap_or_default();
             out.extend_from_slice((value as f32).to_string().as_bytes());
         }
-        ValueShape::DateTime if !is_zero => event::text(&text.replacen(' ', "T", 1), out),
-        ValueShape::Timestamp if !is_zero => {
-            event::text(&format!("{}Z", text.replacen(' ', "T", 1)), out)
-        }
+        ValueShape::DateTime if !is_zero => write_time(value, "", out),
+        ValueShape::Timestamp if !is_zero => write_time(value, "Z", out),
         _ => event::text(&text, out),
     }
+}
+
+/// Writes `2024-05-06 07:08:09.5` with a `T` between date and time, and the zone behind it.
+fn write_time(value: &[u8], zone: &str, out: &mut Vec<u8>) {
+    let is_time = |byte: &u8| byte.is_ascii_digit() || b" -:.".contains(byte);
+    if !value.iter().all(is_time) {
+        return event::text(&String::from_utf8_lossy(value), out);
+    }
+    out.push(b'"');
+    let at = out.len();
+    out.extend_from_slice(value);
+    if let Some(space) = memchr::memchr(b' ', &out[at..]) {
+        out[at + space] = b'T';
+    }
+    out.extend_from_slice(zone.as_bytes());
+    out.push(b'"');
+}
+
+/// Whether two rows have the same key.
+pub fn is_same_key(key: &[usize], one: &[ImageValue], other: &[ImageValue]) -> bool {
+    key.iter()
+        .all(|at| key_part(one, *at) == key_part(other, *at))
+}
+
+fn key_part(row: &[ImageValue], at: usize) -> &[u8] {
+    match row.get(at) {
+        Some(ImageValue::Text(text)) => text,
+        _ => &[],
+    }
+}
+
+/// The key of an event: the parts of the row's key with commas between them.
+pub fn key_text(parts: &[Bytes]) -> String {
+    let bytes = parts.iter().map(|part| part.len() + 1).sum();
+    let mut text = String::with_capacity(bytes);
+    for (at, part) in parts.iter().enumerate() {
+        if at > 0 {
+            text.push(',');
+        }
+        text.push_str(&String::from_utf8_lossy(part));
+    }
+    text
 }
 
 /// The key of a row.
@@ -144,6 +183,12 @@ mod tests {
                 "\"2024-02-29T01:02:03Z\"",
             ),
             (
+                "no \"time\"",
+                ValueShape::Timestamp,
+                ZeroDates::Keep,
+                "\"no \\\"time\\\"\"",
+            ),
+            (
                 "0000-00-00 00:00:00",
                 ValueShape::DateTime,
                 ZeroDates::Keep,
@@ -157,5 +202,16 @@ mod tests {
             write_value(value.as_bytes(), shape, zero, &mut out);
             assert_eq!(String::from_utf8_lossy(&out), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn keys_are_compared_and_written_by_their_parts() {
+        let text = |text: &'static str| ImageValue::Text(Bytes::from_static(text.as_bytes()));
+        let row = [text("a"), ImageValue::Null, text("b")];
+        let other = [text("a"), text("x"), text("c")];
+        assert!(is_same_key(&[0], &row, &other));
+        assert!(!is_same_key(&[0, 2], &row, &other));
+        assert_eq!(key_text(&key(&[0, 1, 2], &row)), "a,,b");
+        assert_eq!(key_text(&[]), "");
     }
 }

@@ -6,15 +6,17 @@
 use bytes::Bytes;
 
 use super::cell::{BinlogType, cell};
-use super::follow::DescribedColumn;
+use super::column::DescribedColumn;
 use super::wire::Reader;
-use crate::change::columns::ColumnsMark;
+use crate::ColumnsMark;
 
 /// A position in the log: the number at the end of the file's name, and the byte in the file. A file has more bytes than 32
 /// bits can say when a transaction is that large.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LogPlace {
+    /// The number at the end of the file's name.
     pub file: u32,
+    /// The byte in the file.
     pub byte: u64,
 }
 
@@ -27,6 +29,7 @@ impl LogPlace {
         u64::from(self.file) << BYTE_BITS | self.byte.min((1 << BYTE_BITS) - 1)
     }
 
+    /// The place of a number that [`LogPlace::number`] gave.
     pub fn from_number(number: u64) -> LogPlace {
         LogPlace {
             file: (number >> BYTE_BITS) as u32,
@@ -49,26 +52,34 @@ impl LogPlace {
 pub enum LogEvent {
     /// The log goes on in this file.
     Rotate {
+        /// Its name.
         file: String,
+        /// Where the first event is.
         byte: u64,
     },
     /// A transaction begins. Unless it has `begun`, the statement that follows begins it, or is all of it.
     Begin {
+        /// Its name, as the server's kind writes it.
         id: String,
+        /// Whether it has begun with this event, without a statement that says so.
         begun: bool,
     },
     /// A statement as text: BEGIN, COMMIT, what defines tables.
     Statement {
+        /// The schema that names without one are in.
         schema: String,
+        /// The text.
         sql: String,
     },
     /// The transaction is over.
     Commit,
     /// The description of a table, to be read by [`table`].
     Table(Bytes),
+    /// Changed rows of one table.
     Rows(LoggedRows),
     /// The file begins; whether its events have checksums.
     Format {
+        /// Whether the last four bytes of each event are its checksum.
         checksums: bool,
     },
     /// Nothing has happened up to the place.
@@ -78,6 +89,7 @@ pub enum LogEvent {
     Unreadable(&'static str),
     /// An XA transaction is prepared. Whether it is committed is said later.
     Prepared,
+    /// An event that says nothing about rows.
     Other,
 }
 
@@ -88,6 +100,7 @@ pub struct LogEntry {
     pub time: u32,
     /// The lower 32 bits of the byte behind it; 0 for one that is in no file.
     pub end: u32,
+    /// What it says.
     pub event: LogEvent,
 }
 
@@ -102,9 +115,13 @@ impl TableMap {
 /// A table as it was when the rows that follow were changed.
 #[derive(Clone, Debug)]
 pub struct TableMap {
+    /// What events of rows call it by.
     pub id: u64,
+    /// The schema that it is in.
     pub schema: String,
+    /// Its name.
     pub name: String,
+    /// Its columns, in order.
     pub columns: Vec<Column>,
     /// Places of the columns of the primary key.
     pub key: Vec<usize>,
@@ -117,7 +134,9 @@ pub struct TableMap {
 /// A column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
+    /// Its name.
     pub name: String,
+    /// Its type.
     pub kind: BinlogType,
 }
 
@@ -134,25 +153,34 @@ impl Column {
 /// Changed rows of one table.
 #[derive(Debug)]
 pub struct LoggedRows {
+    /// What the description of their table is called by.
     pub table: u64,
+    /// What was done with them.
     pub change: LoggedChange,
     /// The columns of the first image, and of the second one for updates.
     present: (Bytes, Bytes),
     body: Bytes,
 }
 
+/// What was done with rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoggedChange {
+    /// They were added.
     Insert,
+    /// They were changed: each comes as it was and as it is.
     Update,
+    /// They were deleted.
     Delete,
 }
 
 /// A value: `None` for NULL; a column that the image does not have is `Missing`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageValue {
+    /// The image does not have the column.
     Missing,
+    /// NULL.
     Null,
+    /// The value as a text.
     Text(Bytes),
 }
 
