@@ -4,7 +4,7 @@ import { Sse, type Link } from './sse';
 import type { FlowDetail, Live, Overview } from './types';
 import { url } from './api';
 import { call } from './api';
-import { readLive, readRates, type Rates } from './wire';
+import { readLive, readRates, type Rates } from './wire/live';
 
 /** Seconds of history kept in the page: what the large chart shows. */
 export const HISTORY_S = 300;

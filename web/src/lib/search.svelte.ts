@@ -2,7 +2,7 @@
 import { call, problemOf } from './api';
 import type { EventRow } from './tail.svelte';
 import type { ApiProblem } from './types';
-import { readSearch } from './wire';
+import { readSearch } from './wire/events';
 
 /** Rows after which a search waits for the reader. */
 export const SEARCH_ROWS_STEP = 500;

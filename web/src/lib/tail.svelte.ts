@@ -2,7 +2,7 @@
 import { url } from './api';
 import { Sse, type Link } from './sse';
 import type { ApiProblem, BusEvent } from './types';
-import { readTail } from './wire';
+import { readTail } from './wire/events';
 
 /** Rows kept in the page; older ones are removed. */
 export const TAIL_ROWS_MAX = 2000;

@@ -1,5 +1,6 @@
 /** The way of an event through flows, as the node sends it. */
-import { eventOf, num, object, objects, opt, problemIn, str, strings } from './wire';
+import { eventOf } from './wire/events';
+import { num, object, objects, opt, problemIn, str, strings } from './wire/raw';
 import type { ApiProblem, BusEvent } from './types';
 
 export interface Trace {

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { cellShort, cellText, csv, numbers } from '../../src/lib/cells';
 import { Exact, parse, stringify } from '../../src/lib/json';
 import { text } from '../../src/lib/payload';
-import { readEvent } from '../../src/lib/wire';
+import { readEvent } from '../../src/lib/wire/events';
 
 describe('JSON without loss', () => {
   it('prints every number back as it came', () => {

@@ -18,7 +18,11 @@ import { href, parse } from '../../src/lib/router.svelte';
 import { caret, quoted, replaced, sentence, tokens } from '../../src/lib/sqltext';
 import { BACK_OFF_MS_MAX, BACK_OFF_MS_MIN, backOff } from '../../src/lib/sse';
 import { Tail, TAIL_CHARS_MAX, TAIL_ROWS_MAX } from '../../src/lib/tail.svelte';
-import { readEvent, readFlow, readLetters, readLive, readStreams } from '../../src/lib/wire';
+import { readLetters } from '../../src/lib/wire/dead';
+import { readEvent } from '../../src/lib/wire/events';
+import { readFlow } from '../../src/lib/wire/flows';
+import { readLive } from '../../src/lib/wire/live';
+import { readStreams } from '../../src/lib/wire/streams';
 
 describe('routes', () => {
   it('go out and come back with any name', () => {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { binaryBytes, kindOf, ordered } from '../../src/lib/code';
-import { PluginRates, readPlugin, readPlugins, readTrial } from '../../src/lib/wire';
+import { PluginRates, readPlugin, readPlugins, readTrial } from '../../src/lib/wire/plugins';
 
 const answer = (given: number) => ({
   plugins: [
