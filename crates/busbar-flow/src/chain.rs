@@ -2,6 +2,7 @@
 
 mod count;
 mod ends;
+mod stream;
 mod trace;
 
 use std::collections::VecDeque;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::datatypes::SchemaRef;
 use busbar_bus::EventTimes;
-use busbar_event::{Batch, BatchBuilder, Class, Error, Flags};
+use busbar_event::{Batch, BatchBuilder, Class, Error};
 use busbar_sql::Failed;
 use futures::FutureExt;
 
@@ -28,6 +29,8 @@ pub(crate) use count::Count;
 use count::count;
 pub(crate) use ends::{ChainEnd, EndRows};
 use ends::{in_order, together};
+pub(crate) use stream::EventRows;
+use stream::read;
 pub(crate) use trace::StationTrace;
 pub use trace::StepFate;
 
@@ -161,28 +164,6 @@ pub(crate) struct Computed {
     pub sources: Option<SourceOffsets>,
 }
 
-/// Which events of a stream become rows. The others move event time all the same.
-#[derive(Clone, Copy)]
-pub(crate) enum EventChoice<'a> {
-    All,
-    /// Those whose times lie in a range, in microseconds since 1970.
-    Within(&'a Range<i64>),
-    /// Those at these places of the batch, which are in order, or with `false` all others.
-    At(&'a [u32], bool),
-}
-
-impl EventChoice<'_> {
-    fn has(&self, at: usize, time: i64) -> bool {
-        match self {
-            EventChoice::All => true,
-            EventChoice::Within(range) => range.contains(&time),
-            EventChoice::At(places, chosen) => {
-                places.binary_search(&(at as u32)).is_ok() == *chosen
-            }
-        }
-    }
-}
-
 /// A batch on its way through the operators.
 pub(crate) struct ChainWork {
     events: Batch,
@@ -248,72 +229,41 @@ impl Chain {
     /// An error of the batch as a whole; then nothing has changed. A batch of one event has no permanent one: the event
     /// is dead.
     pub fn read(&mut self, events: Batch) -> Result<ChainWork, Error> {
-        self.read_chosen(events, EventChoice::All)
+        self.read_within(events, None)
     }
 
     /// As [`Chain::read`], for events that are the other side of a join with itself already: a step before the join could
     /// not take them, and they come again.
     pub fn read_own_side(&mut self, events: Batch) -> Result<ChainWork, Error> {
-        self.read_side(events, EventChoice::All)
+        self.read_side(events, None)
     }
 
-    /// As [`Chain::read`], of a stream's events only those of the choice.
-    pub fn read_chosen(
+    /// As [`Chain::read`], of a stream's events only those whose times lie in a range, in microseconds since 1970, where there
+    /// is one. The others move event time all the same.
+    pub fn read_within(
         &mut self,
         events: Batch,
-        choice: EventChoice<'_>,
+        within: Option<&Range<i64>>,
     ) -> Result<ChainWork, Error> {
-        let mut work = self.read_side(events, choice)?;
+        let mut work = self.read_side(events, within)?;
         if let Some(itself) = &self.itself {
             work.take_in_other(*itself);
         }
         Ok(work)
     }
 
-    fn read_side(&mut self, events: Batch, choice: EventChoice<'_>) -> Result<ChainWork, Error> {
+    fn read_side(
+        &mut self,
+        events: Batch,
+        within: Option<&Range<i64>>,
+    ) -> Result<ChainWork, Error> {
         let mut work = ChainWork::new(events, self.ways);
         let (source, time) = (&mut self.source, &mut self.time);
         match source {
             ChainSource::Stream { reader, times } => {
-                let tagged = reader.tag(work.events.clone());
-                work.events = tagged.events;
-                let mut untimed = match times {
-                    Some(times) => Untimed::of(&work.events, times),
-                    None => Untimed::default(),
-                };
-                untimed.add(tagged.rejected);
-                let chosen = untimed.chosen(&work.events, choice);
-                let events = match &chosen {
-                    Some(chosen) => work.events.take(chosen),
-                    None => work.events.clone(),
-                };
-                let read = read(reader, &events)?;
-                let all = time
-                    .as_mut()
-                    .map(|time| time.events(work.events.times(), &untimed.places));
-                // Places among all events.
-                let good = match (read.events, &chosen) {
-                    (None, chosen) => chosen.clone(),
-                    (good, None) => good,
-                    (Some(good), Some(chosen)) => {
-                        let good = good.values().iter();
-                        Some(good.map(|at| chosen.value(*at as usize)).collect())
-                    }
-                };
-                let place = |at: usize| match &chosen {
-                    Some(chosen) => chosen.value(at) as usize,
-                    None => at,
-                };
-                let rejected = read.rejected.into_iter();
-                let mut rejected: Vec<_> = rejected.map(|(at, cause)| (place(at), cause)).collect();
-                rejected.extend(untimed.dead(&work.events, choice));
-                rejected.sort_by_key(|(at, _)| *at);
-                let times = match (&good, all) {
-                    (Some(good), Some(all)) => Some(all.take(good)?),
-                    (_, all) => all,
-                };
-                let made = good.map_or(Made::Same, Made::From);
-                work.take_in(read.rows, made, times, rejected);
+                let events = work.events.clone();
+                let rows = EventRows::read(reader, times.as_ref(), events, within)?;
+                rows.take_into(time, &mut work)?;
             }
             ChainSource::Rows(schema) => {
                 let mut moved = time.clone().unwrap_or_else(|| EventTime::of_stream(0));
@@ -665,71 +615,6 @@ impl ChainWork {
             }
         }
         self.at += 1;
-    }
-}
-
-/// Events of a batch that have no time that can be right.
-#[derive(Default)]
-struct Untimed {
-    /// Their places, in order.
-    places: Vec<u32>,
-    causes: Vec<Error>,
-}
-
-impl Untimed {
-    fn of(events: &Batch, times: &EventTimes) -> Untimed {
-        let flags = events.flags().iter().enumerate();
-        let untimed = flags.filter(|(_, flags)| **flags & Flags::UNTIMED != 0);
-        let places: Vec<u32> = untimed.map(|(at, _)| at as u32).collect();
-        let causes = match places.is_empty() {
-            true => Vec::new(),
-            false => times.causes(&events.take(&places.clone().into())),
-        };
-        Untimed { places, causes }
-    }
-
-    /// Adds others that cannot be used, in order.
-    fn add(&mut self, others: Vec<(usize, Error)>) {
-        for (at, cause) in others {
-            let at = at as u32;
-            if let Err(place) = self.places.binary_search(&at) {
-                self.places.insert(place, at);
-                self.causes.insert(place, cause);
-            }
-        }
-    }
-
-    /// The places of the others that are of a choice; none if those are all events.
-    fn chosen(&self, events: &Batch, choice: EventChoice<'_>) -> Option<UInt32Array> {
-        let times = events.times();
-        let inside = |at: usize| choice.has(at, times[at]);
-        let is_all = matches!(choice, EventChoice::All);
-        if self.places.is_empty() && (is_all || (0..times.len()).all(inside)) {
-            return None;
-        }
-        let mut untimed = self.places.iter().peekable();
-        let chosen = (0..times.len() as u32).filter(|at| {
-            let untimed = untimed.next_if_eq(&at).is_some();
-            !untimed && inside(*at as usize)
-        });
-        Some(chosen.collect())
-    }
-
-    /// Why they are dead, by their places. Their times are those of their arrival.
-    fn dead(self, events: &Batch, choice: EventChoice<'_>) -> Vec<(usize, Error)> {
-        let times = events.times();
-        let dead = self.places.into_iter().zip(self.causes);
-        let dead = dead.map(|(at, cause)| (at as usize, cause));
-        dead.filter(|(at, _)| choice.has(*at, times[*at])).collect()
-    }
-}
-
-fn read(reader: &mut Reader, events: &Batch) -> Result<crate::reader::ReadRows, Error> {
-    match guarded(|| reader.read(events)) {
-        Err(cause) if events.rows() == 1 && cause.class() == Class::Permanent => {
-            Ok(reader.rejected(cause))
-        }
-        read => read,
     }
 }
 

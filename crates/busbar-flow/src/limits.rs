@@ -136,6 +136,12 @@ pub const TRACE_ROWS_MAX: usize = 100;
 pub const TRACE_SCAN_EVENTS_MAX: u64 = 256 << 10;
 /// Events that a flow with state is run over again to find those that a result was made of, of all partitions together.
 pub const LINEAGE_EVENTS_MAX: u64 = 4096;
+/// Bytes of these events.
+pub const LINEAGE_BYTES_MAX: usize = 64 << 20;
+/// Events of all partitions together that go through the flow at once then.
+pub const LINEAGE_BATCH_EVENTS_MAX: usize = 256;
+/// How many of the nearest events are tried first.
+pub const LINEAGE_NEAREST: usize = 16;
 /// How often it is run again for that.
 pub const LINEAGE_RUNS_MAX: usize = 800;
 /// Results of one such run.

@@ -6,6 +6,7 @@
 //! all events before it in its partition, also by those outside of the range. Ticks that the flow has recorded are
 //! applied where they were. At the end everything that is open is closed.
 
+mod kept;
 mod space;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,7 +19,7 @@ use busbar_bus::{Cursor, Item, StreamPartition};
 use busbar_connector::Backoff;
 use busbar_event::{Batch, Class, Error};
 
-use crate::chain::{Chain, ChainWork, Computed, EventChoice};
+use crate::chain::{Chain, ChainWork, Computed, EventRows};
 use crate::compile::Plan;
 use crate::exchange;
 use crate::limits::{BOUNDED_TRIES_MAX, PIECE_ROWS_MAX, READ_BYTES, STATE_BYTES_MAX};
@@ -26,6 +27,7 @@ use crate::outgoing::Outgoing;
 use crate::shape::Prepared;
 use crate::state::{Checkpoint, States, TaskState};
 use crate::task::{Tick, prepare_outputs};
+pub(crate) use kept::{KeptEvents, KeptRows};
 use space::OverflowStore;
 
 /// What a run reads: the partitions of the streams of the flow's file.
@@ -104,14 +106,24 @@ pub(crate) struct Bounded<'a, S> {
 /// A partition that is read.
 struct BoundedFeed {
     node: usize,
-    cursor: Cursor,
+    source: FeedSource,
     end: u64,
     ticks: VecDeque<Tick>,
-    /// Events that were read and have not gone on.
-    rest: Option<(u64, Batch)>,
-    /// Offsets of the events that alone become rows, or with `false` of those that do not; none: all do.
-    picked: Option<(BTreeSet<u64>, bool)>,
     over: bool,
+}
+
+/// Where the events of a partition come from.
+enum FeedSource {
+    Log {
+        cursor: Cursor,
+        /// Events that were read and have not gone on.
+        rest: Option<(u64, Batch)>,
+    },
+    Kept {
+        rows: VecDeque<Arc<KeptRows>>,
+        /// Offsets of the events that alone become rows; none: all do.
+        picked: Option<BTreeSet<u64>>,
+    },
 }
 
 /// A stage on one partition.
@@ -195,25 +207,29 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
             let cursor = Cursor::new(read.partition, read.offsets.start);
             run.feeds.push(BoundedFeed {
                 node: *node,
-                cursor: cursor.with_read_bytes(READ_BYTES),
+                source: FeedSource::Log {
+                    cursor: cursor.with_read_bytes(READ_BYTES),
+                    rest: None,
+                },
                 end: read.offsets.end,
                 ticks: read.ticks,
-                rest: None,
-                picked: None,
                 over: false,
             });
         }
         Ok(run)
     }
 
-    /// The same run with these events alone, or with `false` with all others, and as a trial: plug-ins keep nothing of it. The
-    /// events that are left out move event time all the same.
-    pub fn trial_of(mut self, mut events: RunEvents, chosen: bool) -> Self {
+    /// The same run as a trial over events that are kept, of which these alone become rows, or all of them: plug-ins keep nothing
+    /// of it. The others move event time all the same.
+    pub fn trial_of(mut self, kept: &KeptEvents, picked: Option<&RunEvents>) -> Self {
         for (place, node) in &self.places {
             let mut feeds = self.feeds.iter_mut();
             if let Some(feed) = feeds.find(|feed| feed.node == *node) {
-                let its = events.remove(place).unwrap_or_default();
-                feed.picked = Some((its, chosen));
+                let its = |picked: &RunEvents| picked.get(place).cloned().unwrap_or_default();
+                feed.source = FeedSource::Kept {
+                    rows: kept.of(*place),
+                    picked: picked.map(its),
+                };
             }
         }
         let nodes = self.nodes.iter_mut();
@@ -261,7 +277,13 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
                 let work = self.nodes[node].chain.tick(watermark);
                 self.take(node, work).await?;
             }
-            Some(Read::Events(base, events)) => {
+            Some(Read::Rows(read, rows)) => {
+                self.counts.read += read;
+                self.counts.events += rows.input() as u64;
+                let work = self.nodes[node].chain.take_rows(rows)?;
+                self.take(node, work).await?;
+            }
+            Some(Read::Events(events)) => {
                 self.counts.read += events.rows() as u64;
                 let times = events.times().iter();
                 let inside = times.filter(|time| self.within.contains(time)).count();
@@ -272,21 +294,15 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
                 let within = from..self.within.end;
                 self.counts.events += inside as u64;
                 // Events that cannot be read together are read in halves; the first half comes first.
-                let mut open = vec![(base, events)];
-                while let Some((base, events)) = open.pop() {
-                    let picked = self.feeds[at].picked(base, events.rows());
-                    let choice = match &picked {
-                        None => EventChoice::Within(&within),
-                        Some((places, chosen)) => EventChoice::At(places, *chosen),
-                    };
+                let mut open = vec![events];
+                while let Some(events) = open.pop() {
                     let chain = &mut self.nodes[node].chain;
-                    match chain.read_chosen(events.clone(), choice) {
+                    match chain.read_within(events.clone(), Some(&within)) {
                         Ok(work) => self.take(node, work).await?,
                         Err(e) if e.class() == Class::Permanent && events.rows() > 1 => {
                             let middle = events.rows() / 2;
-                            let rest = events.slice(middle, events.rows() - middle);
-                            open.push((base + middle as u64, rest));
-                            open.push((base, events.slice(0, middle)));
+                            open.push(events.slice(middle, events.rows() - middle));
+                            open.push(events.slice(0, middle));
                         }
                         Err(error) => return Err(error),
                     }
@@ -444,45 +460,49 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
 }
 
 enum Read {
-    /// Events, and the offset of the first.
-    Events(u64, Batch),
+    Events(Batch),
+    /// Events that were read before, and how many they were with those that become no rows.
+    Rows(u64, EventRows),
     Tick(i64),
 }
 
 impl BoundedFeed {
-    /// The places of the events that are picked, of so many from an offset on.
-    fn picked(&self, base: u64, events: usize) -> Option<(Vec<u32>, bool)> {
-        let (offsets, chosen) = self.picked.as_ref()?;
-        let its = offsets.range(base..base + events as u64);
-        let places = its.map(|offset| (offset - base) as u32);
-        Some((places.collect(), *chosen))
-    }
-
     /// What comes next; none at the end.
     fn next(&mut self, counts: &mut BoundedCounts) -> Result<Option<Read>, Error> {
         loop {
-            let position = match &self.rest {
-                Some((base, _)) => *base,
-                None => self.cursor.position().min(self.end),
+            let position = match &self.source {
+                FeedSource::Log {
+                    rest: Some((base, _)),
+                    ..
+                } => *base,
+                FeedSource::Log { cursor, .. } => cursor.position().min(self.end),
+                FeedSource::Kept { rows, .. } => rows.front().map_or(self.end, |rows| rows.base),
             };
             if let Some(tick) = self.ticks.pop_front_if(|tick| tick.offset <= position) {
                 return Ok(Some(Read::Tick(tick.watermark)));
             }
-            if let Some((base, events)) = self.rest.take() {
+            let (cursor, rest) = match &mut self.source {
+                FeedSource::Log { cursor, rest } => (cursor, rest),
+                FeedSource::Kept { rows, picked } => {
+                    let next = rows.pop_front().map(|rows| rows.read(picked.as_ref()));
+                    return next.transpose();
+                }
+            };
+            if let Some((base, events)) = rest.take() {
                 let cut = self.ticks.front().map_or(self.end, |tick| tick.offset);
                 let rows = (cut.min(self.end) - base).min(events.rows() as u64) as usize;
                 let left = events.rows() - rows;
                 if base + (rows as u64) < self.end && left > 0 {
-                    self.rest = Some((base + rows as u64, events.slice(rows, left)));
+                    *rest = Some((base + rows as u64, events.slice(rows, left)));
                 }
-                return Ok(Some(Read::Events(base, events.slice(0, rows))));
+                return Ok(Some(Read::Events(events.slice(0, rows))));
             }
             if position >= self.end {
                 return Ok(None);
             }
-            match self.cursor.try_next()? {
+            match cursor.try_next()? {
                 Some(Item::Chunk(chunk)) if chunk.base < self.end => {
-                    self.rest = Some((chunk.base, chunk.batch));
+                    *rest = Some((chunk.base, chunk.batch));
                 }
                 Some(Item::Gap(gap)) => {
                     let gone = gap.resume.min(self.end).saturating_sub(gap.from);

@@ -18,6 +18,7 @@ mod flow_tests;
 mod flows;
 mod itself;
 mod joined;
+mod lineage;
 mod lookups;
 mod nexmark;
 mod once;
