@@ -5,8 +5,10 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-/// `XML_PARSE_NOERROR | XML_PARSE_NOWARNING | XML_PARSE_NONET | XML_PARSE_NOCDATA | XML_PARSE_COMPACT`.
-pub(super) const READ_OPTIONS: c_int = 32 | 64 | 2048 | 16384 | 65536;
+/// `XML_PARSE_NOENT | XML_PARSE_NOERROR | XML_PARSE_NOWARNING | XML_PARSE_NONET | XML_PARSE_NOCDATA | XML_PARSE_COMPACT`. Without
+/// the first one the library reads an ampersand in the name of a namespace as `&#38;`. Nothing else follows from it: only a
+/// document type declares entities, and documents with one are refused.
+pub(super) const READ_OPTIONS: c_int = 2 | 32 | 64 | 2048 | 16384 | 65536;
 /// `XML_PARSE_IGNORE_ENC`: the text is in UTF-8, whatever encoding it declares. To name the encoding instead would have the
 /// library convert UTF-8 into UTF-8.
 pub(super) const IGNORE_ENCODING: c_int = 1 << 21;
