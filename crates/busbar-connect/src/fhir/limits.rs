@@ -12,6 +12,8 @@ pub const BUNDLE_ENTRIES_MAX: usize = 500;
 pub const PAGE_ROWS_MAX: usize = 5_000;
 /// Pages of one round. A server whose `next` links do not end is not followed further.
 pub const ROUND_PAGES_MAX: usize = 1_000_000;
+/// Resources of one millisecond that a search knows again; where there are more, the server's `next` links alone are followed.
+pub const INSTANT_ROWS_MAX: usize = 200_000;
 /// Bytes of the versions that one round of a history collects, for they come newest first.
 pub const HISTORY_BYTES_MAX: usize = 256 << 20;
 /// Bytes of a `next` link.

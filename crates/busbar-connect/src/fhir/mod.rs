@@ -13,6 +13,7 @@ mod limits;
 mod link;
 mod outcome;
 mod page;
+mod paging;
 mod plan;
 mod sink;
 mod source;

@@ -19,6 +19,7 @@ use super::limits::{HISTORY_BYTES_MAX, ROUND_PAGES_MAX};
 use super::link::FhirLink;
 use super::outcome::{Refused, refused};
 use super::page::{Page, Version};
+use super::paging::{PageKey, to_milliseconds};
 use super::{FhirRead, ReadBy};
 use crate::change::attempt;
 use crate::limits::{TRANSACTION_BYTES, TRANSACTION_ROWS};
@@ -58,9 +59,9 @@ struct FhirRound {
     /// The path of the next page of the first type; none before its first page.
     next: Option<String>,
     pages: usize,
-    /// With a search: when the last resource changed, as long as they come in the order of their changes.
-    sorted: Option<i64>,
+    /// With a search: whether the resources come in the order of their changes, and where the next page begins then.
     is_sorted: bool,
+    key: PageKey,
     /// With a history: the versions of the first type, the newest first.
     history: Vec<Version>,
     /// What has come and is not published. A history is, when all of it has come.
@@ -154,8 +155,8 @@ impl FhirSource {
             types: self.options.types.iter().cloned().collect(),
             next: None,
             pages: 0,
-            sorted: None,
             is_sorted: true,
+            key: PageKey::new(self.place.from),
             history: Vec::new(),
             ready: VecDeque::new(),
             bytes: 0,
@@ -199,6 +200,7 @@ impl FhirSource {
         }
         round.is_sorted &= round.next.is_some() || page.is_sorted();
         let from = round.from.unwrap_or(i64::MIN);
+        round.key.begin_page();
         for version in versions {
             let resource = format!("{}/{}", version.resource_type, version.id);
             if version.payload.len() > PAYLOAD_BYTES_MAX {
@@ -229,14 +231,28 @@ impl FhirSource {
                 continue;
             }
             if !version.is_included {
-                round.is_sorted &= version.at.is_some() && version.at >= round.sorted;
-                round.sorted = version.at;
+                let at = version.at.map(to_milliseconds);
+                if at.is_some_and(|at| !round.key.is_new(at, &version)) {
+                    continue;
+                }
+                round.is_sorted &= at.is_some() && round.key.is_sorted();
             }
             round.ready.push_back(version);
         }
         round.pages += 1;
+        let next = match (&self.options.by, round.types.front()) {
+            (ReadBy::Search, Some(kind)) if round.is_sorted => {
+                let from = |from| self.options.first_page(kind, from, round.until);
+                round.key.next(next, from)
+            }
+            _ => next,
+        };
         if next.is_none() {
             round.types.pop_front();
+            if !round.types.is_empty() {
+                round.is_sorted = true;
+                round.key = PageKey::new(round.from);
+            }
             // Of one instant, those that come last were written first.
             let mut before = from;
             for mut version in std::mem::take(&mut round.history).into_iter().rev() {
@@ -302,6 +318,10 @@ impl FhirSource {
             || self.options.by == ReadBy::History
         {
             // Others of the same instant may follow.
+            let last = match self.options.by {
+                ReadBy::History => last,
+                ReadBy::Search => last.min(round.key.from()),
+            };
             self.place.from = last.or(self.place.from);
         }
         self.polling()

@@ -517,6 +517,56 @@ fn resources_of_one_instant_are_not_missed_after_a_restart() {
     });
 }
 
+/// The server counts the rows of a page from the first one it finds, and one that changes is not found any more. Of one instant
+/// are all, one more than a page, or one; and the node is killed behind the change, or not.
+#[test]
+fn no_resource_is_missed_when_another_changes_between_pages() {
+    let mut expected: Vec<String> = (0..25).map(|n| format!("p{n} read 1")).collect();
+    expected.sort();
+    let cases = [25, 11, 1]
+        .into_iter()
+        .flat_map(|together| (1..12).map(move |polls| (together, polls)))
+        .flat_map(|(together, polls)| [(together, polls, false), (together, polls, true)]);
+    for (together, polls, mut is_killed) in cases {
+        let case = format!("{together} {polls} {is_killed}");
+        let peer = FhirPeer::new();
+        for n in 0..25 {
+            set(&peer, 100 + n / together);
+            let place = format!("Patient/p{n}");
+            peer.store.lock().put(&place, Some(json!({ "n": n })));
+        }
+        set(&peer, 200);
+        let read = "types: [Patient]";
+        let mut seen = Runtime::new().expect("a runtime").block_on(async {
+            let mut reading = source(&peer, read, Resume::default()).await;
+            let (mut seen, mut polled) = (Vec::new(), 0);
+            loop {
+                if polled == polls {
+                    let changed = Some(json!({ "n": 100 }));
+                    peer.store.lock().put("Patient/p3", changed);
+                }
+                polled += 1;
+                match reading.poll().await.expect("it reads") {
+                    Polled::Batch(polling) => {
+                        seen.extend(shown(&polling));
+                        if is_killed && polled > polls {
+                            is_killed = false;
+                            reading = source(&peer, read, resumed(&polling)).await;
+                        }
+                    }
+                    Polled::Idle(wait) if wait.is_zero() => {}
+                    _ => return seen,
+                }
+            }
+        });
+        seen.sort();
+        if case.ends_with("true") {
+            seen.dedup();
+        }
+        assert_eq!(seen, expected, "{case}");
+    }
+}
+
 #[test]
 fn a_history_brings_every_version_and_deletions_oldest_first() {
     for silent in [false, true] {
@@ -582,14 +632,26 @@ fn a_server_that_ignores_parameters_brings_nothing_twice() {
             set(&peer, now + 5);
             assert_eq!(follow(&peer, &read, &mut resume).await, [""; 0], "{by}");
         }
+        // Nor is anything missed where there are several pages.
+        for n in 0..25 {
+            let place = format!("Patient/p{n}");
+            peer.store.lock().put(&place, Some(json!({})));
+            set(&peer, 100 + n);
+        }
+        set(&peer, 200);
+        let mut seen = follow(&peer, "types: [Patient]", &mut Resume::default()).await;
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 26, "{seen:?}");
     });
 }
 
 #[test]
 fn a_search_that_is_forgotten_is_begun_again() {
     let peer = FhirPeer::new();
+    // Of one instant, so that the server's links are followed.
+    set(&peer, 100);
     for n in 0..30 {
-        set(&peer, 100 + n);
         peer.store
             .lock()
             .put(&format!("Patient/p{n}"), Some(json!({})));
