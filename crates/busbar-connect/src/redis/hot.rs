@@ -9,10 +9,11 @@ use busbar_connector::{
     Found, HotCount, HotDatabase, HotLayout, HotPlace, LeavingRows, PoolUse, Pooled, Sink, SqlRows,
     Work,
 };
-use busbar_event::{Class, Error};
+use busbar_event::Error;
 
 use super::failure::told;
 use super::hot_index::{HOT_RIGHTS, columns_key, hot_key, hot_keys, index_key, score};
+use super::hot_memory::{ask_memory, check_memory};
 use super::limits::SCAN_KEYS;
 use super::link::{RedisLink, RedisServer, closed};
 use super::sink::RedisSink;
@@ -105,33 +106,6 @@ impl RedisHot {
             names: RowNames::Members(index_key(&rows.place)),
             rights: (hot_keys(&rows.place), HOT_RIGHTS),
         }
-    }
-
-    /// Refuses a server that drops keys of its own accord, positions among them.
-    fn check_memory(&self, place: &HotPlace, memory: &Reply) -> Result<(), Error> {
-        if let Some(said) = refusal(memory) {
-            tracing::warn!(connection = %self.name, table = %place.table, said,
-                "whether Redis may drop rows when it is full is not known: its user lacks the right +info");
-            return Ok(());
-        }
-        let text = memory.text().unwrap_or_default();
-        let value = |name: &str| {
-            let mut lines = text.lines();
-            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        };
-        let is_bounded = value("maxmemory").is_some_and(|bytes| bytes.trim() != "0");
-        let policy = value("maxmemory_policy").unwrap_or_default().trim();
-        if is_bounded && policy.starts_with("allkeys") {
-            return Err(Error::new(Class::Configuration, "redis.evicts")
-                .with("address", &self.store.server.address)
-                .with("policy", policy)
-                .with("table", &place.table));
-        }
-        if is_bounded && policy.starts_with("volatile") && place.ttl.is_some() && !place.moves {
-            tracing::warn!(connection = %self.name, table = %place.table, policy,
-                "Redis drops rows before their time to live is over when it is full; with maxmemory-policy noeviction it refuses writes instead");
-        }
-        Ok(())
     }
 
     /// The members of a table's index, in pages.
@@ -241,14 +215,14 @@ impl HotDatabase for RedisHot {
     fn prepare<'a>(&'a self, place: &'a HotPlace) -> Work<'a, Result<Option<Vec<u8>>, Error>> {
         Box::pin(async move {
             let mut commands = Commands::default();
-            commands.add(&[b"INFO", b"memory"]);
+            ask_memory(&mut commands);
             commands.add(&[b"TYPE", &index_key(place)]);
             commands.add(&[b"GET", &columns_key(place)]);
             let (replies, _) = self.store.ask(&commands).await?;
             let Some((memory, rest)) = replies.split_first() else {
                 return Err(self.strange());
             };
-            self.check_memory(place, memory)?;
+            check_memory(&self.name, &self.store.server.address, place, memory)?;
             let rest = self.check(place, rest.to_vec())?;
             let [kind, noted] = &rest[..] else {
                 return Err(self.strange());

@@ -12,6 +12,7 @@ mod failure;
 mod hot;
 mod hot_due;
 mod hot_index;
+mod hot_memory;
 mod key;
 mod limits;
 mod link;

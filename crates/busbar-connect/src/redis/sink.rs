@@ -9,11 +9,12 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
-use busbar_connector::{Delivery, HotLayout, Sink, SinkContext, Work, Written};
+use busbar_connector::{Delivery, HotLayout, HotPlace, Sink, SinkContext, Work, Written};
 use busbar_event::{Class, Error};
 
 use super::failure::told;
 use super::hot_index::{HOT_RIGHTS, HotIndex, hot_key, hot_keys};
+use super::hot_memory::check_session;
 use super::key::RedisKey;
 use super::limits::SCAN_KEYS;
 use super::link::{RedisLink, RedisServer, closed};
@@ -30,6 +31,8 @@ pub struct RedisSink {
     /// Stands before the names of producers.
     positions: String,
     plan: Plan,
+    /// The hot table whose rows are written.
+    place: Option<HotPlace>,
     link: Option<RedisLink>,
     /// The producer whose position the session watches, and that position.
     watched: Option<(Arc<str>, Option<u64>)>,
@@ -87,7 +90,7 @@ impl RedisSink {
         let plan = Plan::new(&options, &context.schema)?;
         let positions = options.producer.as_deref().unwrap_or(&context.name);
         let positions = positions.to_owned();
-        RedisSink::open_with(server, context.name, positions, plan).await
+        RedisSink::open_with(server, context.name, positions, plan, None).await
     }
 
     /// Opens a session for the rows of a hot table with these columns, of which `change` says what is deleted.
@@ -100,7 +103,8 @@ impl RedisSink {
     ) -> Result<RedisSink, Error> {
         let plan = Plan::of_table(rows, columns, change)?;
         let positions = format!("tables/{}", rows.place.table);
-        RedisSink::open_with(server, name, positions, plan).await
+        let place = Some(rows.place.clone());
+        RedisSink::open_with(server, name, positions, plan, place).await
     }
 
     async fn open_with(
@@ -108,17 +112,29 @@ impl RedisSink {
         name: Arc<str>,
         positions: String,
         plan: Plan,
+        place: Option<HotPlace>,
     ) -> Result<RedisSink, Error> {
-        let link = server.open().await?;
-        Ok(RedisSink {
+        let mut sink = RedisSink {
             server,
             name,
             positions,
             plan,
-            link: Some(link),
+            place,
+            link: None,
             watched: None,
             last: None,
-        })
+        };
+        sink.link = Some(sink.connect().await?);
+        Ok(sink)
+    }
+
+    /// A new session; for a hot table with a server that keeps rows.
+    async fn connect(&self) -> Result<RedisLink, Error> {
+        let mut link = self.server.open().await?;
+        if let Some(place) = &self.place {
+            check_session(&self.name, &self.server.address, place, &mut link).await?;
+        }
+        Ok(link)
     }
 
     /// The key that holds a producer's position.
@@ -134,7 +150,7 @@ impl RedisSink {
     async fn unwatched(&mut self) -> Result<RedisLink, Error> {
         let was_watching = self.watched.take().is_some();
         let Some(mut link) = self.link.take().filter(RedisLink::rests) else {
-            return self.server.open().await;
+            return self.connect().await;
         };
         if was_watching {
             let mut commands = Commands::default();
@@ -154,7 +170,7 @@ impl RedisSink {
             }
             (Some(link), _) => link,
             // What the last session began and did not end is refused by the server once another one has written the position.
-            (None, _) => self.server.open().await?,
+            (None, _) => self.connect().await?,
         };
         let mut commands = Commands::default();
         commands.add(&[b"UNWATCH"]);

@@ -275,6 +275,10 @@ fn rows_of_others_under_a_key_are_named_and_their_neighbours_written() {
     assert_eq!(all(&table), pairs(&[("c", 1)]));
 }
 
+fn is_eviction(error: &Error) -> bool {
+    error.code() == "redis.evicts"
+}
+
 #[test]
 fn a_server_that_may_drop_rows_or_is_full_or_refuses_the_user_is_told_of() {
     let server = own_redis(&[]);
@@ -305,6 +309,17 @@ fn a_server_that_may_drop_rows_or_is_full_or_refuses_the_user_is_told_of() {
     server.run("", "config set maxmemory 100mb\n");
     let applied = table.apply(&rows(&[("a", 2)]), Some(&at("p", 2)));
     assert!(!applied.expect("there is room").duplicate);
+    // What the server is set to may have changed where the session was lost.
+    server.run(
+        "",
+        "config set maxmemory-policy allkeys-lru\nclient kill type normal skipme yes\n",
+    );
+    let again = |position| table.apply(&rows(&[("a", 2)]), Some(&at("p", position)));
+    // The first write finds out that the session is lost.
+    let refused = (3..6).find_map(|position| again(position).err().filter(is_eviction));
+    assert!(refused.is_some(), "rows would be dropped");
+    server.run("", "config set maxmemory-policy noeviction\n");
+    assert!(!again(6).expect("rows are kept").duplicate);
     // A user that may do what the docs say and no more.
     let place = &bench.place;
     let rights = "+@connection +@transaction +@hash +@sortedset +get +set +type +exists +del +unlink +pexpire +pexpireat +persist +pttl +eval +info";
@@ -319,7 +334,7 @@ fn a_server_that_may_drop_rows_or_is_full_or_refuses_the_user_is_told_of() {
         tables.table("t").expect("a table")
     };
     let user = as_user(", user: busbar, password: secret");
-    user.apply(&rows(&[("b", 1)]), Some(&at("p", 3)))
+    user.apply(&rows(&[("b", 1)]), Some(&at("p", 7)))
         .expect("written");
     assert_eq!(all(&user), pairs(&[("a", 2), ("b", 1)]));
     let wrong = as_user(", user: busbar, password: wrong");
