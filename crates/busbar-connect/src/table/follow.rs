@@ -181,6 +181,8 @@ impl Follower {
             read: !self.options.snapshot,
         });
         self.behind = from;
+        // Positions of another log may be smaller.
+        self.forgotten = 0;
         *self.shared.committed.lock() = (self.changes_part(identity), from);
         let mut events = self.events(table);
         if before.is_some() && self.options.snapshot {

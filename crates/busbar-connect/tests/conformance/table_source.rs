@@ -187,6 +187,54 @@ fn changes_of_a_table_come_in_as_they_are_made() {
     }
 }
 
+/// Its journal is another one, in which the positions that were taken of the one before mean something else.
+#[test]
+fn a_hot_table_that_is_removed_and_added_again_is_followed_from_its_beginning() {
+    let world = world();
+    let table = format!("hot: {{}}\nchanges: true\n{COLUMNS}");
+    let table = ("tables/t.yaml", table.as_str());
+    let own = (
+        "connections/own.yaml",
+        "table: { follow: { tables: [t] } }\ntopic: out/${table}\n",
+    );
+    let insert = |ids: std::ops::Range<u64>| {
+        let rows: Vec<String> = ids.map(|id| change("insert", id, "a", 1)).collect();
+        world.publish("in/a", &rows);
+    };
+    let in_step = |count: usize| {
+        eventually("the rows", || {
+            let told = told(&world.events("out"));
+            match told.len() == count && told == rows(&world, "t") {
+                true => Ok(()),
+                false => Err(format!("{told:?} {:?}", world.source("own"))),
+            }
+        });
+    };
+    apply(&world, &[table, own]);
+    insert(0..3);
+    in_step(3);
+    world.apply(&[FILES[0], FILES[2]]);
+    // More than before, so that the old position is within the new journal.
+    apply(&world, &[table]);
+    insert(10..30);
+    eventually("the rows", || match rows(&world, "t").len() {
+        20 => Ok(()),
+        count => Err(format!("{count}")),
+    });
+    let before = world.events("out").len();
+    apply(&world, &[table, own]);
+    in_step(20);
+    assert_eq!(world.events("out")[before].json()["change"], "truncate");
+    // Other columns are another journal, too, while the connection stays.
+    let wider = table.1.replace(
+        "changed, type: int }]",
+        "changed, type: int }, { name: more, type: int }]",
+    );
+    apply(&world, &[("tables/t.yaml", &wider), own]);
+    insert(40..50);
+    in_step(10);
+}
+
 #[test]
 fn a_table_that_keeps_no_changes_is_not_followed() {
     let world = world();
