@@ -34,6 +34,8 @@ pub const STOP_MAX: Duration = Duration::from_secs(10);
 pub const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Bytes of one line that a worker writes to its log.
 pub const LOG_LINE_BYTES_MAX: usize = 4096;
+/// Characters of what a driver says of a failure: workers cut off the rest.
+pub const SAID_CHARS_MAX: usize = 1_000;
 /// The longest timeout of a statement that may be configured.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Rows of one page that a worker sends.

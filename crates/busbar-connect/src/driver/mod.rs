@@ -10,6 +10,7 @@ mod database;
 mod dialect;
 mod failure;
 mod frame;
+mod hidden;
 pub mod limits;
 mod options;
 mod poll;

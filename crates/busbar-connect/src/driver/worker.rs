@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::failure::{DriverDoing, DriverFailed, told};
 use super::frame::{DriverFrame, DriverLines, DriverSaid};
+use super::hidden::Secrets;
 use super::limits::{
     GRACE, HEARTBEAT_EVERY, LOG_LINE_BYTES_MAX, PROTOCOL_VERSION, READ_BYTES, SILENCE_MAX,
     STABLE_AFTER, START_MAX, STOP_MAX,
@@ -84,7 +85,7 @@ pub struct DriverProcess {
 }
 
 struct DriverShared {
-    secrets: Vec<String>,
+    secrets: Secrets,
     url: String,
     user: String,
     none: &'static str,
@@ -187,9 +188,8 @@ impl DriverProcess {
         let (log, theirs_log) = pair().map_err(failed)?;
         let child = spawn(&mut command, login, theirs, theirs_log).map_err(failed)?;
         let (ready, started) = oneshot::channel();
-        let secrets = login.secrets.iter();
         let shared = Arc::new(DriverShared {
-            secrets: secrets.filter(|text| text.len() > 3).cloned().collect(),
+            secrets: Secrets::of(&login.secrets),
             none: login.none,
             url: login.url.clone(),
             user: login.user.clone(),
@@ -383,14 +383,6 @@ impl DriverShared {
         self.pending.lock().over.clone().unwrap_or_else(rubbish)
     }
 
-    fn hide(&self, text: &mut String) {
-        for secret in &self.secrets {
-            if text.contains(secret.as_str()) {
-                *text = text.replace(secret.as_str(), busbar_connector::HIDDEN);
-            }
-        }
-    }
-
     async fn log(self: Arc<Self>, mut from: UnixStream) {
         let (mut line, mut bytes) = (Vec::new(), vec![0; 4096]);
         loop {
@@ -410,9 +402,8 @@ impl DriverShared {
     }
 
     fn note(&self, line: &mut Vec<u8>) {
-        let mut text = String::from_utf8_lossy(line).trim().to_owned();
+        let text = self.secrets.line(line);
         line.clear();
-        self.hide(&mut text);
         if !text.is_empty() {
             tracing::debug!(url = self.url, "driver worker: {text}");
             *self.last_line.lock() = text;
@@ -500,7 +491,7 @@ impl DriverShared {
                         return Err(rubbish());
                     };
                     let answer = result.map(RawValue::to_owned).map_err(|mut said| {
-                        self.hide(&mut said.said);
+                        said.said = self.secrets.said(&said.said);
                         said
                     });
                     // Whoever has given up does not want it any more.
@@ -515,7 +506,7 @@ impl DriverShared {
                     }
                 }
                 Some(DriverFrame::Failed(mut said)) => {
-                    self.hide(&mut said.said);
+                    said.said = self.secrets.said(&said.said);
                     let doing = DriverDoing {
                         url: &self.url,
                         user: &self.user,

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::limits::SAID_CHARS_MAX;
 use crate::driver::codes;
+use crate::driver::limits::SAID_CHARS_MAX;
 
 /// A failure, as the node is told of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -20,8 +20,6 @@ pub const ARRAY_BYTES_MAX: usize = 4 << 20;
 pub const ARRAY_ROWS_MAX: usize = 1_000;
 /// Records of diagnostics that are looked at.
 pub const DIAGNOSTICS_MAX: i16 = 8;
-/// Characters of what a driver says that are kept.
-pub const SAID_CHARS_MAX: usize = 1_000;
 /// Characters of a name.
 pub const NAME_CHARS_MAX: usize = 1_024;
 /// Columns of an answer.
