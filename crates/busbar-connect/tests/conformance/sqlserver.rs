@@ -9,13 +9,22 @@ use busbar_event::{Class, Error, Language};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::captured_peer::captured_peer;
+use crate::captured_peer::{CapturedTable, captured_peer};
 use crate::source_context;
 use crate::tds_peer::{TdsCell, TdsPeer, TdsReply, tokens};
 use crate::world::{World, eventually, spec};
 
 pub fn connection(port: u16, more: &str) -> String {
     format!("sqlserver: {{ address: '127.0.0.1:{port}', database: d, user: u, {more} }}\n")
+}
+
+/// A table whose first row, `a`, is captured, and a connection that follows it with these options.
+pub fn followed(first: i64, options: &str) -> (TdsPeer, Arc<Mutex<CapturedTable>>, String) {
+    let (peer, table) = captured_peer();
+    table.lock().commit(&[(first, Some("a"))]);
+    table.lock().capture(0);
+    let text = connection(peer.port, &format!("follow: {{ tables: [t], {options} }}"));
+    (peer, table, text)
 }
 
 pub async fn open(text: &str) -> Result<Box<dyn Source>, Error> {
@@ -202,14 +211,8 @@ fn what_is_missing_is_said_with_the_statement_that_makes_it() {
 #[test]
 fn a_position_that_is_gone_is_told() {
     for by in ["cdc", "tracking"] {
-        let (peer, table) = captured_peer();
+        let (_peer, table, text) = followed(1, &format!("by: {by}, every: 20ms"));
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        table.lock().commit(&[(1, Some("a"))]);
-        table.lock().capture(0);
-        let text = connection(
-            peer.port,
-            &format!("follow: {{ tables: [t], by: {by}, every: 20ms }}"),
-        );
         let error = runtime.block_on(async {
             let mut source = open(&text).await.expect("it opens");
             let first = payloads(source.as_mut(), 1).await.expect("a row");
@@ -241,14 +244,8 @@ fn a_position_that_is_gone_is_told() {
 #[test]
 fn pages_of_large_rows_have_fewer() {
     const ROWS: i64 = 600;
-    let (peer, table) = captured_peer();
+    let (_peer, table, text) = followed(0, "snapshot: false, every: 20ms");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    table.lock().commit(&[(0, Some("a"))]);
-    table.lock().capture(0);
-    let text = connection(
-        peer.port,
-        "follow: { tables: [t], snapshot: false, every: 20ms }",
-    );
     let large = "雨".repeat(32_000);
     let found = runtime.block_on(async {
         let mut source = open(&text).await?;
@@ -297,14 +294,8 @@ fn changes_without_numbers_of_commands_are_all_read() {
 /// An update of keys is a delete and an insert, whose places in the log may be the other way round.
 #[test]
 fn changes_come_in_the_order_of_their_commands() {
-    let (peer, table) = captured_peer();
+    let (_peer, table, text) = followed(1, "snapshot: false, every: 20ms");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    table.lock().commit(&[(1, Some("a"))]);
-    table.lock().capture(0);
-    let text = connection(
-        peer.port,
-        "follow: { tables: [t], snapshot: false, every: 20ms }",
-    );
     let found = runtime.block_on(async {
         let mut source = open(&text).await.expect("it opens");
         table
@@ -326,14 +317,8 @@ fn changes_come_in_the_order_of_their_commands() {
 #[test]
 fn what_is_removed_between_two_pages_is_told() {
     for by in ["cdc", "tracking"] {
-        let (peer, table) = captured_peer();
+        let (_peer, table, text) = followed(0, &format!("by: {by}, snapshot: false, every: 20ms"));
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        table.lock().commit(&[(0, Some("a"))]);
-        table.lock().capture(0);
-        let text = connection(
-            peer.port,
-            &format!("follow: {{ tables: [t], by: {by}, snapshot: false, every: 20ms }}"),
-        );
         let error = runtime.block_on(async {
             let mut source = open(&text).await.expect("it opens");
             {

@@ -10,20 +10,14 @@ use serde_json::json;
 
 use crate::captured_peer::captured_peer;
 use crate::source_context;
-use crate::sqlserver::{connection, open, open_with, payloads};
+use crate::sqlserver::{connection, followed, open, open_with, payloads};
 use crate::world::PATIENCE;
 
 /// The old capture is read up to the place where the new one begins.
 #[test]
 fn a_second_capture_takes_over_where_it_begins() {
-    let (peer, table) = captured_peer();
+    let (_peer, table, text) = followed(1, "snapshot: false, every: 20ms");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    table.lock().commit(&[(1, Some("a"))]);
-    table.lock().capture(0);
-    let text = connection(
-        peer.port,
-        "follow: { tables: [t], snapshot: false, every: 20ms }",
-    );
     let found = runtime.block_on(async {
         let mut source = open(&text).await.expect("it opens");
         {
@@ -70,14 +64,8 @@ fn lsn(transaction: u64) -> u64 {
 /// The columns change while the table is followed: the event `schema` says so before the first row that has the new ones.
 #[test]
 fn other_columns_are_told_before_the_first_row_with_them() {
-    let (peer, table) = captured_peer();
+    let (_peer, table, text) = followed(1, "snapshot: false, every: 20ms");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    table.lock().commit(&[(1, Some("a"))]);
-    table.lock().capture(0);
-    let text = connection(
-        peer.port,
-        "follow: { tables: [t], snapshot: false, every: 20ms }",
-    );
     let found = runtime.block_on(async {
         let mut source = open(&text).await.expect("it opens");
         let mut found = Vec::new();
@@ -149,14 +137,8 @@ async fn gone_on(text: &str, resume: &mut Resume, count: usize) -> Vec<serde_jso
 #[test]
 fn columns_that_changed_while_nothing_ran_are_told() {
     for by in ["cdc", "tracking"] {
-        let (peer, table) = captured_peer();
+        let (_peer, table, text) = followed(1, &format!("by: {by}, every: 20ms"));
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        table.lock().commit(&[(1, Some("a"))]);
-        table.lock().capture(0);
-        let text = connection(
-            peer.port,
-            &format!("follow: {{ tables: [t], by: {by}, every: 20ms }}"),
-        );
         let mut resume = Resume::default();
         let found = runtime.block_on(async {
             let first = gone_on(&text, &mut resume, 1).await;
@@ -194,14 +176,8 @@ fn columns_that_changed_while_nothing_ran_are_told() {
 /// The old capture is removed as soon as there is a new one: it is looked for at once, and its columns are told.
 #[test]
 fn a_capture_that_is_removed_gives_way_to_the_new_one() {
-    let (peer, table) = captured_peer();
+    let (_peer, table, text) = followed(1, "snapshot: false, every: 20ms");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    table.lock().commit(&[(1, Some("a"))]);
-    table.lock().capture(0);
-    let text = connection(
-        peer.port,
-        "follow: { tables: [t], snapshot: false, every: 20ms }",
-    );
     let found = runtime.block_on(async {
         let mut source = open(&text).await?;
         table.lock().commit(&[(2, Some("b"))]);
@@ -229,14 +205,8 @@ fn a_capture_that_is_removed_gives_way_to_the_new_one() {
 /// Changes between the last position and the beginning of the new capture were in the one that was removed.
 #[test]
 fn a_capture_that_is_removed_too_early_is_told() {
-    let (peer, table) = captured_peer();
+    let (_peer, table, text) = followed(1, "snapshot: false, every: 20ms");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    table.lock().commit(&[(1, Some("a"))]);
-    table.lock().capture(0);
-    let text = connection(
-        peer.port,
-        "follow: { tables: [t], snapshot: false, every: 20ms }",
-    );
     let error = runtime.block_on(async {
         let mut source = open(&text).await.expect("it opens");
         {

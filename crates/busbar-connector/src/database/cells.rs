@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use busbar_event::{Class, Error};
+use busbar_event::Error;
 use busbar_table::wide::{
     CellFamily, CellGuard, CellMutation, CellRead, CellRow, CellRows, CellStore,
 };
@@ -78,11 +78,7 @@ pub(super) struct AskedCells {
 
 impl AskedCells {
     fn open(&self) -> Result<Arc<AskedDatabase>, Error> {
-        self.databases.get(&self.connection).ok_or_else(|| {
-            Error::new(Class::Configuration, "table.no-connection")
-                .with("table", &self.table)
-                .with("connection", &self.connection)
-        })
+        self.databases.of_table(&self.table, &self.connection)
     }
 
     /// Where tables were prepared.

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use busbar_event::{Class, Error};
@@ -17,12 +16,12 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::Value as Json;
 
 use super::cells::AskedCells;
+use super::kept_columns::AskedColumns;
 use super::kept_hot::KeptHot;
 use super::kept_write::{self, KeptWriter, SinkPlace, SinkTable, key_missing};
 use super::open::AskedDatabase;
 use super::{ColumnType, Databases, RemoteTable, SqlColumn, SqlCompares, SqlDatabase};
 use super::{SqlPart, SqlStatement, SqlTable};
-use crate::limits::ASK_AGAIN;
 use crate::{Sink, Work};
 
 /// A relational table that is kept in a database. The database is asked for its columns when the table is first used.
@@ -37,8 +36,7 @@ pub struct KeptTable {
     /// truth value that is a number there.
     brought: RwLock<SchemaRef>,
     settled: RwLock<Option<Arc<SettledTable>>>,
-    /// When the database did not answer the last time.
-    failed: Mutex<Option<Instant>>,
+    columns: AskedColumns,
     /// Held while columns are added.
     changing: Mutex<()>,
     pub(super) writer: Mutex<KeptWriter>,
@@ -94,7 +92,7 @@ impl DatabaseTables for Databases {
             databases: self.clone(),
             brought: RwLock::new(Arc::clone(declared)),
             settled: RwLock::default(),
-            failed: Mutex::default(),
+            columns: AskedColumns::default(),
             changing: Mutex::default(),
             writer: Mutex::default(),
             counters: KeptCounters::default(),
@@ -129,11 +127,7 @@ impl KeptTable {
     }
 
     fn asked(&self, connection: &str) -> Result<Arc<AskedDatabase>, Error> {
-        self.databases.get(connection).ok_or_else(|| {
-            Error::new(Class::Configuration, "table.no-connection")
-                .with("table", &self.name)
-                .with("connection", connection)
-        })
+        self.databases.of_table(&self.name, connection)
     }
 
     /// The table as it was last seen, and as it is now if it was not seen yet.
@@ -389,18 +383,10 @@ impl Table for KeptTable {
         if let Some(known) = &*self.settled.read() {
             return Arc::clone(&known.schema);
         }
-        let brought = || Arc::clone(&self.brought.read());
-        let failed = *self.failed.lock();
-        if failed.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
-            return brought();
-        }
-        match self.settled() {
-            Ok(settled) => Arc::clone(&settled.schema),
-            Err(error) => {
-                tracing::warn!(table = %self.name, %error, "the columns of the table are not known");
-                *self.failed.lock() = Some(Instant::now());
-                brought()
-            }
+        let known = self.columns.of(&self.name, || self.settled());
+        match known {
+            Some(settled) => Arc::clone(&settled.schema),
+            None => Arc::clone(&self.brought.read()),
         }
     }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 use arrow::array::{
     Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -21,11 +20,12 @@ use serde::{Deserialize, Serialize};
 
 use super::hot::{HotCount, HotDatabase, HotLayout, LeavingRows};
 use super::kept::KeptCounters;
+use super::kept_columns::AskedColumns;
 use super::kept_write::{self, CHANGE, KeptWriter, SinkPlace, SinkTable, key_missing};
 use super::open::{AskedDatabase, pieces, send_rows};
 use super::table::of_arrow;
 use super::{ColumnType, Databases};
-use crate::limits::{ASK_AGAIN, NOTE_TRIES_MAX};
+use crate::limits::NOTE_TRIES_MAX;
 use crate::{Sink, Work};
 
 /// A hot table whose rows another system keeps. The system is asked for its columns when the table is first used.
@@ -38,8 +38,7 @@ pub(super) struct KeptHot {
     databases: Databases,
     clock: Arc<dyn Clock>,
     settled: RwLock<Option<Arc<SettledHot>>>,
-    /// When the system did not answer the last time.
-    failed: Mutex<Option<Instant>>,
+    columns: AskedColumns,
     /// Held while columns are added.
     changing: Mutex<()>,
     writer: Mutex<KeptWriter>,
@@ -83,7 +82,7 @@ impl KeptHot {
             databases,
             clock,
             settled: RwLock::default(),
-            failed: Mutex::default(),
+            columns: AskedColumns::default(),
             changing: Mutex::default(),
             writer: Mutex::default(),
             counters: KeptCounters::default(),
@@ -97,11 +96,7 @@ impl KeptHot {
     }
 
     fn asked(&self) -> Result<Arc<AskedDatabase>, Error> {
-        self.databases.get(&self.place.connection).ok_or_else(|| {
-            Error::new(Class::Configuration, "table.no-connection")
-                .with("table", &self.name)
-                .with("connection", &self.place.connection)
-        })
+        self.databases.of_table(&self.name, &self.place.connection)
     }
 
     /// The table as it was last seen, and as it is now if it was not seen yet.
@@ -317,17 +312,10 @@ impl Table for KeptHot {
         if let Some(known) = &*self.settled.read() {
             return Arc::clone(&known.rows.schema);
         }
-        let failed = *self.failed.lock();
-        if failed.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
-            return Arc::new(Schema::empty());
-        }
-        match self.settled() {
-            Ok(settled) => Arc::clone(&settled.rows.schema),
-            Err(error) => {
-                tracing::warn!(table = %self.name, %error, "the columns of the table are not known");
-                *self.failed.lock() = Some(Instant::now());
-                Arc::new(Schema::empty())
-            }
+        let known = self.columns.of(&self.name, || self.settled());
+        match known {
+            Some(settled) => Arc::clone(&settled.rows.schema),
+            None => Arc::new(Schema::empty()),
         }
     }
 

@@ -18,6 +18,7 @@ mod cells;
 mod columns;
 mod hot;
 mod kept;
+mod kept_columns;
 mod kept_hot;
 mod kept_query;
 mod kept_write;

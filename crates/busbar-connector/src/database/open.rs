@@ -155,6 +155,22 @@ impl Databases {
         self.inner.open.read().get(connection).cloned()
     }
 
+    /// The same for a table of this node that is kept there.
+    ///
+    /// # Errors
+    /// `table.no-connection`.
+    pub(super) fn of_table(
+        &self,
+        table: &str,
+        connection: &str,
+    ) -> Result<Arc<AskedDatabase>, Error> {
+        self.get(connection).ok_or_else(|| {
+            Error::new(Class::Configuration, "table.no-connection")
+                .with("table", table)
+                .with("connection", connection)
+        })
+    }
+
     /// The database that a name such as `pg.public.patient` begins with, and the path behind it; none where there is no such
     /// database.
     pub fn find(&self, name: &str) -> Option<(Arc<AskedDatabase>, Vec<String>)> {
