@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::array::{BinaryArray, RecordBatch};
-use busbar_bus::{Bus, StreamPartition};
+use busbar_bus::{Bus, StreamPartition, from_log};
 use busbar_catalog::{Project, StepSpec, node_names};
 use busbar_event::{Batch, Body, Class, Error};
 use futures::executor::block_on;
@@ -511,16 +511,23 @@ impl<'a> Sought<'a> {
             };
             let end = partition.end();
             'partition: while at < end && *searched < TRACE_SCAN_EVENTS_MAX {
-                let chunks = partition.read(at, TRACE_READ_BYTES)?;
-                if chunks.is_empty() {
+                let frames = partition.log().read(at, TRACE_READ_BYTES);
+                let mut frames = frames.map_err(from_log)?;
+                frames.retain(|frame| frame.end() > at);
+                if frames.is_empty() {
                     break;
                 }
-                for chunk in chunks {
-                    *searched += chunk.end() - at.max(chunk.base);
-                    at = chunk.end();
-                    if !self.is_behind(&chunk.producers) {
+                for frame in frames {
+                    let from = frame.base.max(at);
+                    *searched += frame.end() - from;
+                    at = frame.end();
+                    // What is in a frame is of no concern unless the task has written it.
+                    if !self.is_behind(&frame.producers) {
                         continue;
                     }
+                    let Some(chunk) = partition.read(from, 1)?.into_iter().next() else {
+                        continue;
+                    };
                     let rows = 0..chunk.batch.rows();
                     let its = rows.filter(|row| self.is_made(&chunk.batch, *row));
                     let found: Vec<EventAt> = its
