@@ -142,6 +142,17 @@ fn a_window_that_closed_because_its_partition_was_idle_closes_again() {
         "{found:#}"
     );
     assert_eq!(inputs(result), of("meter", &[0]), "{found:#}");
+
+    // What comes when it has closed is in no result, although no other event has moved time on.
+    let late = json!({
+        "topic": "meter/a", "time": "2020-11-29T08:00:20Z", "payload": { "site": "a", "kw": 2 }
+    });
+    assert_eq!(world.post("/api/v1/events", &late).status, 200);
+    wait_for(&world, "meter", 2);
+    assert_eq!(lineage(&world, "meter", 1)["results"], json!([]));
+    let found = lineage(&world, "meter", 0);
+    assert_eq!(found["results"][0]["event"]["payload"]["kw"], 1.0);
+    assert_eq!(inputs(&found["results"][0]), of("meter", &[0]), "{found:#}");
 }
 
 #[test]
