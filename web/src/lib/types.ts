@@ -1,5 +1,5 @@
 /**
- * What the pages work with: parts of the API's own types (`api.gen.ts`) as `wire.ts` reads them. A field that the
+ * What the pages work with: parts of the API's own types (`api.gen.ts`) as the files of `wire/` read them. A field that the
  * API renames or drops fails the type check here.
  *
  * Times are RFC 3339 with `Z` and microseconds, spans are seconds, sizes are bytes, rates are events a second.
