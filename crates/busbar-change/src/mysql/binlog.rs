@@ -425,11 +425,16 @@ impl LoggedRows {
         let mut reader = Reader::new(&self.body);
         let mut rows = Vec::new();
         while !reader.rest.is_empty() {
+            let before = reader.rest.len();
             let first = image(&mut reader, columns, &self.present.0)?;
             let second = match self.change {
                 LoggedChange::Update => Some(image(&mut reader, columns, &self.present.1)?),
                 _ => None,
             };
+            // Rows without any column would never end.
+            if reader.rest.len() == before {
+                return None;
+            }
             rows.push((first, second));
         }
         Some(rows)
@@ -438,14 +443,15 @@ impl LoggedRows {
 
 fn image(reader: &mut Reader, columns: &[Column], present: &Bytes) -> Option<Vec<ImageValue>> {
     let bit = |bits: &Bytes, at: usize| bits.get(at / 8).map(|byte| byte >> (at % 8) & 1 == 1);
-    let there = (0..columns.len())
-        .map(|at| bit(present, at))
-        .collect::<Option<Vec<_>>>()?;
-    let nulls = reader.bytes(there.iter().filter(|there| **there).count().div_ceil(8))?;
+    let mut there = 0;
+    for at in 0..columns.len() {
+        there += usize::from(bit(present, at)?);
+    }
+    let nulls = reader.bytes(there.div_ceil(8))?;
     let mut at = 0;
     let mut values = Vec::with_capacity(columns.len());
-    for (column, there) in columns.iter().zip(there) {
-        if !there {
+    for (place, column) in columns.iter().enumerate() {
+        if !bit(present, place)? {
             values.push(ImageValue::Missing);
             continue;
         }
@@ -457,4 +463,25 @@ fn image(reader: &mut Reader, columns: &[Column], present: &Bytes) -> Option<Vec
         });
     }
     Some(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_without_columns_are_refused() {
+        let rows = LoggedRows {
+            table: 1,
+            change: LoggedChange::Insert,
+            present: (Bytes::from_static(&[0]), Bytes::from_static(&[0])),
+            body: Bytes::from_static(&[0]),
+        };
+        assert!(rows.images(&[]).is_none());
+        let column = Column {
+            name: "a".into(),
+            kind: BinlogType::Year,
+        };
+        assert!(rows.images(&[column]).is_none());
+    }
 }

@@ -74,6 +74,10 @@ fn write_value(value: &[u8], shape: ValueShape, zero: ZeroDates, out: &mut Vec<u
             || text.get(8..10) == Some("00"));
     match shape {
         _ if is_zero && zero == ZeroDates::Null => event::null(out),
+        // JSON has no NaN and no Infinity.
+        ValueShape::Number if !text.ends_with(|last: char| last.is_ascii_digit()) => {
+            event::text(&text, out)
+        }
         // With the zeros of `zerofill` it would be no number.
         ValueShape::Number => {
             let (sign, digits) = text
@@ -90,8 +94,11 @@ fn write_value(value: &[u8], shape: ValueShape, zero: ZeroDates, out: &mut Vec<u
         }
         ValueShape::Float => {
             // Written with the digits that tell it from its neighbours.
-            let value: f64 = text.parse().unwrap_or_default();
-            out.extend_from_slice((value as f32).to_string().as_bytes());
+            let value = text.parse::<f64>().unwrap_or_default() as f32;
+            match value.is_finite() {
+                true => out.extend_from_slice(value.to_string().as_bytes()),
+                false => event::text(&text, out),
+            }
         }
         ValueShape::DateTime if !is_zero => write_time(value, "", out),
         ValueShape::Timestamp if !is_zero => write_time(value, "Z", out),
@@ -168,6 +175,8 @@ mod tests {
                 ZeroDates::Keep,
                 "0.1",
             ),
+            ("NaN", ValueShape::Float, ZeroDates::Keep, "\"NaN\""),
+            ("-inf", ValueShape::Number, ZeroDates::Keep, "\"-inf\""),
             ("16777216", ValueShape::Float, ZeroDates::Keep, "16777216"),
             ("1e20", ValueShape::Number, ZeroDates::Keep, "1e20"),
             (
