@@ -2,6 +2,9 @@ import type { FlowEdge, FlowNode } from '../lib/types';
 
 export const GRAPH = Symbol('graph');
 
+/** The size of a node and the space below it, in pixels. */
+export const NODE = { width: 240, height: 132, gap: 28 };
+
 /** What nodes and edges of the picture ask: functions, so that reading them tracks the live values. */
 export interface GraphContext {
   node: (id: string) => FlowNode | undefined;
