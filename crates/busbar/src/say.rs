@@ -169,6 +169,7 @@ pub fn list(list: &Value, columns: &[&str], none: &str) {
                     let value = column.split('.').fold(entry, |value, key| &value[key]);
                     match *column {
                         "state" => state(value),
+                        "direction" => word("direction", value),
                         name if TIME_COLUMNS.contains(&name) => time(value),
                         _ => cell(value),
                     }
@@ -199,10 +200,15 @@ pub fn heading(member: &str) -> String {
         .map_or_else(|| name.to_owned(), str::to_owned)
 }
 
-/// The state of a flow in the reader's language.
+/// A state in the reader's language.
 pub fn state(value: &Value) -> String {
+    word("state", value)
+}
+
+/// A word of the node, such as a state, in the reader's language; as it came when the catalogue does not have it.
+fn word(area: &str, value: &Value) -> String {
     let name = cell(value);
-    messages::template(language(), &format!("cli.state-{name}")).map_or(name, str::to_owned)
+    messages::template(language(), &format!("cli.{area}-{name}")).map_or(name, str::to_owned)
 }
 
 /// A table with aligned columns, numbers to the right. Wide characters take two columns, as on a terminal.

@@ -329,6 +329,28 @@ fn printed(world: &World, words: &[&str]) -> String {
     text
 }
 
+/// A mistyped folder is refused by every command that reads a project, and none of them makes it.
+#[test]
+fn a_folder_that_is_no_project_is_refused() {
+    let world = World::new();
+    fs::create_dir(world.folder.path().join("empty")).unwrap();
+    for (folder, command, status) in [
+        ("gone", "run", 78),
+        ("gone", "check", 1),
+        ("gone", "test", 78),
+        ("plant/busbar.toml", "run", 78),
+        ("empty", "check", 1),
+        ("empty", "test", 78),
+        ("empty", "apply", 1),
+    ] {
+        let output = world.run(&[command, folder], "");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{command}: {said}");
+        assert!(said.contains(folder), "{command}: {said}");
+    }
+    assert!(!world.folder.path().join("gone").exists());
+}
+
 #[test]
 fn columns_lead_to_an_xml_schema_and_back() {
     let world = World::new();

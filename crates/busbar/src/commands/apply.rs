@@ -39,12 +39,6 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
         check::tell(&refused, json);
         check::wrong(exit::FOUND, &refused).answered()
     })?;
-    // Applying an empty project would remove everything, most likely by mistake.
-    if bundle.files.is_empty() {
-        let path = args.dir.display();
-        let error = Error::new(Class::Configuration, "cli.empty-project").with("path", path);
-        return Err(error.into());
-    }
     let note = args.note.as_deref().unwrap_or_default();
     let body = json!({
         "files": bundle.files,

@@ -56,12 +56,12 @@ pub fn load(dir: &Path) -> (Option<Project>, Vec<Diagnostic>) {
     (Some(project), diagnostics)
 }
 
-/// A warning about a project without files.
+/// An error about a project without files: checking it proves nothing, and applying it would remove everything.
 pub fn empty(dir: &Path, bundle: &Bundle) -> Option<Diagnostic> {
     let path = dir.display().to_string();
     let error = Error::new(Class::Configuration, "cli.empty-project").with("path", &path);
-    let warning = Diagnostic::new(&path, "", 0..0, error).warning();
-    bundle.files.is_empty().then_some(warning)
+    let found = Diagnostic::new(&path, "", 0..0, error);
+    bundle.files.is_empty().then_some(found)
 }
 
 /// The connectors, with the folders that the settings of a project's folder allow.

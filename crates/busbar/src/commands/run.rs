@@ -47,6 +47,12 @@ const READINGS_MAX: usize = 1;
 /// Runs until it is told to stop.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     output::keep_running();
+    // The data folder is made with the folders above it: a mistyped name would become an empty project.
+    if !args.dir.is_dir() {
+        let error =
+            Error::new(Class::Configuration, "catalog.no-project").with("path", args.dir.display());
+        return Err(error.into());
+    }
     let memory = Keeper::new();
     let config = config(args)?;
     say_what_happens(&config)?;
@@ -70,9 +76,9 @@ async fn serve(args: &RunArgs, config: Config, mut memory: Keeper) -> Result<(),
     let stamp = FolderStamp::take(&args.dir);
     let read = read(args.dir.clone());
     if let Ok(bundle) = &read
-        && let Some(warning) = check::empty(&args.dir, bundle)
+        && let Some(found) = check::empty(&args.dir, bundle)
     {
-        check::tell(&[warning], false);
+        check::tell(&[found.warning()], false);
     }
     let settings = Settings::new(&read);
     let data = args.dir.join(&config.data.dir).display().to_string();
