@@ -84,13 +84,15 @@ pub(crate) fn unmasked(
 }
 
 /// Options that say which server gets the secrets of a connection, as which user, and who else could read them on the way.
-const PLACE: [&str; 10] = [
+const PLACE: [&str; 12] = [
     "address",
     "addresses",
     "brokers",
     "class",
+    "connection",
     "driver",
     "port",
+    "properties",
     "tls",
     "trust_certificate",
     "url",
@@ -99,19 +101,18 @@ const PLACE: [&str; 10] = [
 
 /// Where the secrets of a connection go: its kind, its user, the values of [`PLACE`], and the files that say the address.
 fn place(spec: &ConnectionSpec, connectors: &Connectors) -> (String, Vec<serde_json::Value>) {
-    let options = spec.options.to_json();
-    let secrets = secrets(spec, connectors);
-    let mut place: Vec<serde_json::Value> = PLACE
-        .iter()
-        .map(|key| {
-            // An address with a secret in it is compared without it.
-            let secret = secrets.iter().find(|secret| secret.path[..] == [*key]);
-            secret.map_or_else(
-                || options[*key].clone(),
-                |secret| secret.shown.clone().into(),
-            )
-        })
-        .collect();
+    let mut options = spec.options.to_json();
+    // An address with a secret in it is compared without it.
+    for secret in secrets(spec, connectors) {
+        let mut value = Some(&mut options);
+        for key in &secret.path {
+            value = value.and_then(|value| value.get_mut(key));
+        }
+        if let Some(value) = value {
+            *value = secret.shown.into();
+        }
+    }
+    let mut place: Vec<_> = PLACE.iter().map(|key| options[*key].clone()).collect();
     place.push(match options["user"].is_object() {
         // The password stands beside the name.
         true => options["user"]["name"].clone(),
@@ -127,7 +128,8 @@ fn place(spec: &ConnectionSpec, connectors: &Connectors) -> (String, Vec<serde_j
 /// Whether a connection says as whom it logs in where: a new one that says the same has the same secrets.
 fn has_login(spec: &ConnectionSpec) -> bool {
     let options = spec.options.to_json();
-    options["address"].is_string() && options["user"].is_string()
+    let places = ["address", "connection", "url"];
+    places.iter().any(|key| options[*key].is_string()) && options["user"].is_string()
 }
 
 /// A secret of a connection as its file has it, if it is shown as `secret` is.
@@ -280,6 +282,50 @@ mod tests {
             sent.insert(path.into(), changed);
             let bad = unmasked(Bundle { files: sent }, &running, &connectors).unwrap_err();
             assert_eq!(bad[0].error().code(), "server.hidden-secret", "{to}");
+        }
+    }
+
+    #[test]
+    fn a_secret_of_a_driver_goes_to_the_same_database_only() {
+        const ODBC: &str = "odbc:\n  connection: 'Driver=x;Server=a'\n  user: u\n  password: hunter2\n  properties: { Token: abcdef, Database: d }\n";
+        const JDBC: &str =
+            "jdbc:\n  driver: d.jar\n  url: 'jdbc:x:a'\n  user: u\n  password: hunter2\n";
+        let connectors = busbar_connect::registry();
+        for (text, others) in [
+            (
+                ODBC,
+                &[
+                    ("Server=a", "Server=b"),
+                    ("Database: d", "Server: b"),
+                    ("user: u", "user: v"),
+                ][..],
+            ),
+            (
+                JDBC,
+                &[
+                    ("jdbc:x:a", "jdbc:x:b"),
+                    ("d.jar", "e.jar"),
+                    ("user: u", "user: v"),
+                ],
+            ),
+        ] {
+            let running = project(&[("connections/m.yaml", text)]);
+            let shown = masked(&running, &connectors)["connections/m.yaml"].clone();
+            assert!(
+                !shown.contains("hunter2") && !shown.contains("abcdef"),
+                "{shown}"
+            );
+            let sent = |text: String| Bundle {
+                files: BTreeMap::from([("connections/new.yaml".to_owned(), text)]),
+            };
+            let whole = unmasked(sent(shown.clone()), &running, &connectors).unwrap();
+            assert_eq!(whole.files["connections/new.yaml"], text);
+            for (from, to) in others {
+                let changed = shown.replace(from, to);
+                assert_ne!(changed, shown);
+                let bad = unmasked(sent(changed), &running, &connectors).unwrap_err();
+                assert_eq!(bad[0].error().code(), "server.hidden-secret", "{to}");
+            }
         }
     }
 
