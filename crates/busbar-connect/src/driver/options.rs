@@ -79,6 +79,10 @@ impl DriverUse {
             error.with("least_ms", limits::EVERY_MIN.as_millis())
         };
         if let Some(query) = &self.query {
+            let again = query.every.is_some() || query.at.is_some() || query.position.is_some();
+            if query.once && again {
+                return wrong("query", "driver.query-once");
+            }
             if query.position.is_some() != query.start.is_some()
                 || query.overlap.is_some() && query.position.is_none()
             {
@@ -164,6 +168,9 @@ pub struct QueryOptions {
     /// How far before the last position the next run begins, for rows that were committed late: a span for times, a number
     /// for numbers. Rows that came with the run before are left out.
     pub overlap: Option<DriverOverlap>,
+    /// It is run to its end once, also over restarts, and then the source has ended. A run that is interrupted begins anew.
+    #[serde(default)]
+    pub once: bool,
 }
 
 /// How far runs overlap.

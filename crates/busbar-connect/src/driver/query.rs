@@ -48,6 +48,9 @@ struct QueryPlace {
     /// Its type.
     #[serde(default)]
     kind: i32,
+    /// A statement that is run once has been.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    done: bool,
 }
 
 impl DriverQuerySource {
@@ -85,6 +88,9 @@ impl DriverQuerySource {
 
     async fn next(&mut self) -> Result<Polled, Error> {
         loop {
+            if self.place.done {
+                return Ok(Polled::End);
+            }
             let wait = self.schedule.wait();
             if !self.running && !wait.is_zero() {
                 return Ok(Polled::Idle(wait));
@@ -117,7 +123,7 @@ impl DriverQuerySource {
         let mut columns = std::mem::take(&mut self.columns);
         let page = session.page(&answer, &mut columns)?;
         self.columns = columns;
-        let polling = self.publish(&page)?;
+        let polling = self.publish(&page, self.options.once && !page.more)?;
         match page.more {
             true => self.running = true,
             false => self.schedule.ran(),
@@ -150,7 +156,8 @@ impl DriverQuerySource {
         Ok(vec![parameter; question_marks(&self.options.statement)])
     }
 
-    fn publish(&mut self, page: &DriverPage<'_>) -> Result<Option<Polling>, Error> {
+    /// What is to be handed on of a page, which is the last of a statement that is run once or not.
+    fn publish(&mut self, page: &DriverPage<'_>, done: bool) -> Result<Option<Polling>, Error> {
         let columns = &self.columns;
         let place = match &self.options.position {
             None => None,
@@ -203,9 +210,12 @@ impl DriverQuerySource {
             self.place = QueryPlace {
                 value: Some(value.to_owned()),
                 kind: columns[place].kind,
+                done: false,
             };
         }
-        if self.builder.is_empty() {
+        self.place.done = done;
+        // That it is done is kept also where the last page is empty.
+        if self.builder.is_empty() && !done {
             return Ok(None);
         }
         self.position += 1;

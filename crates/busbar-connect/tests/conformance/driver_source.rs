@@ -476,3 +476,28 @@ fn tables_are_shown_and_read_in_the_order_of_their_key_on_each_engine() {
         assert_eq!(there, wanted, "{name}");
     }
 }
+
+/// A statement that is run once begins anew where it was interrupted, and is not run again once it has come to its end.
+#[test]
+fn a_statement_that_is_run_once_ends() {
+    for name in ["h2", "sqlite-odbc"] {
+        let engine = Engine::start(name);
+        let table = versioned(&engine);
+        let query = format!("query: {{ statement: 'select * from {table}', once: true }}");
+        // That there is nothing is an end, too.
+        let mut empty = Reading::begin(&engine, &query);
+        assert!(empty.read(usize::MAX).is_empty(), "{name}");
+        let all: Vec<_> = (0..20_000).map(|id| (id, id)).collect();
+        load(&engine, &table, 1, &all);
+        empty.restart();
+        assert!(empty.read(usize::MAX).is_empty(), "{name}");
+        let mut reading = Reading::begin(&engine, &query);
+        assert!(reading.read(1).len() < all.len(), "{name}");
+        reading.restart();
+        assert_eq!(reading.read(usize::MAX).len(), all.len(), "{name}");
+        load(&engine, &table, 2, &[(20_000, 0)]);
+        assert!(reading.read(usize::MAX).is_empty(), "{name}");
+        reading.restart();
+        assert!(reading.read(usize::MAX).is_empty(), "{name}");
+    }
+}

@@ -16,6 +16,7 @@ pub fn subject() -> Subject {
             "jdbc: { driver: d.jar, url: 'jdbc:x:1', poll: { tables: [{ table: t, version: v }, { table: a.u, version: w, key: [a, b] }], every: 1s, overlap: 10m, snapshot: false, generation: 2 } }\ntopic: a/${table}\n",
             "jdbc: { driver: d.jar, url: 'jdbc:x:1', query: { statement: 'select 1', every: 1s, position: a, start: '1', overlap: 5 } }\n",
             "jdbc: { driver: d.jar, url: 'jdbc:x:1', query: { statement: 'select 1', at: '0 3 * * 1-5' } }\n",
+            "jdbc: { driver: d.jar, url: 'jdbc:x:1', query: { statement: 'select 1', once: true } }\n",
         ],
         wrong: vec![
             ("jdbc: { url: 'jdbc:x:1', write: { table: t } }\n", "driver"),
@@ -67,6 +68,10 @@ pub fn subject() -> Subject {
             (
                 "jdbc: { driver: d.jar, url: 'jdbc:x:1', query: { statement: 'select 1', position: a } }\n",
                 "start",
+            ),
+            (
+                "jdbc: { driver: d.jar, url: 'jdbc:x:1', query: { statement: 'select 1', once: true, every: 1s } }\n",
+                "once",
             ),
             (
                 "jdbc: { driver: d.jar, url: 'jdbc:x:1', query: { statement: 'select 1', at: '61 * * * *' } }\n",

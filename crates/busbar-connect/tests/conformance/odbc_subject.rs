@@ -15,6 +15,7 @@ pub fn subject() -> Subject {
             "odbc: { connection: 'DSN=x', poll: { tables: [{ table: t, version: v }, { table: a.u, version: w, key: [a, b] }], every: 1s, overlap: 10m, snapshot: false, generation: 2 } }\ntopic: a/${table}\n",
             "odbc: { connection: 'DSN=x', query: { statement: 'select 1', every: 1s, position: a, start: '1', overlap: 5 } }\n",
             "odbc: { connection: 'DSN=x', query: { statement: 'select 1', at: '0 3 * * 1-5' } }\n",
+            "odbc: { connection: 'DSN=x', query: { statement: 'select 1', once: true } }\n",
         ],
         wrong: vec![
             ("odbc: { write: { table: t } }\n", "connection"),
@@ -78,6 +79,10 @@ pub fn subject() -> Subject {
             (
                 "odbc: { connection: 'DSN=x', query: { statement: 'select 1', position: a } }\n",
                 "start",
+            ),
+            (
+                "odbc: { connection: 'DSN=x', query: { statement: 'select 1', once: true, every: 1s } }\n",
+                "once",
             ),
             (
                 "odbc: { connection: 'DSN=x', password: { file: /etc/x }, write: { table: t } }\n",
