@@ -14,7 +14,7 @@ use crate::servers::{Cut, DatabaseServer, server_that_starts, start_kafka};
 use crate::world::eventually;
 
 /// Listeners of the server that are reached through a [`Cut`].
-const CUTS: usize = 25;
+const CUTS: usize = 26;
 
 /// A server that runs.
 pub struct KafkaTestServer {

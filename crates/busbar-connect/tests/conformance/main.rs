@@ -42,6 +42,7 @@ mod kafka_server;
 mod kafka_sink;
 mod kafka_source;
 mod kafka_subject;
+mod kafka_takeover;
 mod kept_tables;
 mod mllp;
 mod mllp_subject;
