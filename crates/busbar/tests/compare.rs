@@ -2,6 +2,8 @@
 
 #![allow(missing_docs)]
 
+#[path = "compare/drivers.rs"]
+mod drivers;
 mod support;
 
 use std::path::Path;

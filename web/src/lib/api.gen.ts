@@ -455,13 +455,18 @@ export interface CopyTable {
   lossy?: boolean;
   /** What the files are called; by default like the second table. For several tables it stands before the name of each. */
   name?: string | null;
+  /** Rows of tables behind JDBC and ODBC drivers are copied once, and not followed. */
+  once?: boolean;
   /**
    * Where to: the same, or a connection alone for a table of the same name; `hot:NAME`, `relational:NAME`, `wide:NAME` or a
    * name alone for a table of the node. A table that is not there is made. For several tables: a connection alone,
    * `CONNECTION:SCHEMA.*`, or `hot`, `relational` or `wide` alone.
    */
   to: string;
-  /** With `both_ways`: the column that grows with each change of a row, a time or a number. */
+  /**
+   * The column that grows with each change of a row, a time or a number: for `both_ways`, and for tables behind JDBC and
+   * ODBC drivers, which are polled by it.
+   */
   version?: string | null;
   wins?: CopySide | null;
 }

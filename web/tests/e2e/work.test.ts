@@ -360,7 +360,23 @@ test('a table is planned to be copied and kept in step, and the files of the pla
     flows: [],
   });
   const answers: Record<string, unknown> = {
-    connections: { connections: [connection('his', 'mysql'), connection('nis', 'postgres')] },
+    connections: {
+      connections: [connection('his', 'mysql'), connection('lab', 'jdbc'), connection('nis', 'postgres')],
+    },
+    'connections/lab/tables': {
+      server: 'H2 2.3',
+      tables: [
+        {
+          schema: '',
+          name: 'result',
+          rows: null,
+          columns: [
+            { name: 'id', type: 'BIGINT', key: true },
+            { name: 'seen', type: 'TIMESTAMP', key: false },
+          ],
+        },
+      ],
+    },
     'connections/his/tables': {
       server: 'MariaDB 10.11',
       tables: [
@@ -462,6 +478,24 @@ test('a table is planned to be copied and kept in step, and the files of the pla
   await expect(page.getByRole('columnheader', { name: 'Table', exact: true })).toBeVisible();
   expect(asked[3]).toMatchObject({ from: 'his:his.patient,his.ward', to: 'nis', both_ways: false });
   await accessible(page);
+  // A database behind a driver is polled by a column or copied once, and is not written.
+  await page.locator('[name="from"]').selectOption('lab');
+  await page.locator('[name="table"]').selectOption('result');
+  await expect(page.locator('[name="to"] option[value="lab"]')).toHaveCount(0);
+  await expect(page.getByLabel(/Both ways/)).toBeDisabled();
+  await expect(page.locator('[name="version"] option')).toHaveText(['Choose', 'seen (TIMESTAMP)']);
+  await page.locator('[name="version"]').selectOption('seen');
+  await expect(page.getByText(/Deleted rows/)).toBeVisible();
+  await page.locator('[data-plan]').click();
+  await expect.poll(() => asked.length).toBe(5);
+  expect(asked[4]).toMatchObject({ from: 'lab:result', to: 'nis', version: 'seen', both_ways: false });
+  await accessible(page);
+  await page.getByLabel(/Copy the rows once/).check();
+  await expect(page.locator('[name="version"]')).toHaveCount(0);
+  await page.locator('[data-plan]').click();
+  await expect.poll(() => asked.length).toBe(6);
+  expect(asked[5]).toMatchObject({ from: 'lab:result', once: true });
+  expect(asked[5]).not.toHaveProperty('version');
 });
 
 test('an instance of an orchestration shows what it waits for, takes a form, and has a history', async ({

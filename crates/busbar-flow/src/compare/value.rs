@@ -22,7 +22,7 @@ pub enum ValueClass {
 }
 
 impl ValueClass {
-    /// The class of a type as PostgreSQL, MySQL and SQLite write it.
+    /// The class of a type as PostgreSQL, MySQL and SQLite write it, and drivers of these and other databases.
     pub fn of(kind: &str) -> ValueClass {
         let kind = kind.to_lowercase();
         if kind.starts_with("tinyint(1)") {
@@ -32,10 +32,14 @@ impl ValueClass {
         match word {
             "bool" | "boolean" => ValueClass::Bool,
             "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" | "year"
-            | "smallserial" | "serial" | "bigserial" => ValueClass::Whole,
-            "decimal" | "numeric" => ValueClass::Number,
-            "real" | "float" | "double" => ValueClass::Float,
-            "date" | "datetime" | "timestamp" => ValueClass::Time,
+            | "int2" | "int4" | "int8" | "smallserial" | "serial" | "bigserial" => {
+                ValueClass::Whole
+            }
+            "decimal" | "numeric" | "number" => ValueClass::Number,
+            "real" | "float" | "double" | "float4" | "float8" => ValueClass::Float,
+            "date" | "datetime" | "datetime2" | "datetimeoffset" | "timestamp" | "timestamptz" => {
+                ValueClass::Time
+            }
             "bytea" | "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => {
                 ValueClass::Bytes
             }
@@ -194,6 +198,9 @@ mod tests {
             ("datetime(6)", "timestamp with time zone", ValueClass::Time),
             ("date", "timestamp without time zone", ValueClass::Time),
             ("double", "double precision", ValueClass::Float),
+            ("int8", "bigint(20)", ValueClass::Whole),
+            ("float8", "double", ValueClass::Float),
+            ("timestamptz", "datetime(6)", ValueClass::Time),
             ("longblob", "bytea", ValueClass::Bytes),
             ("varchar(20)", "character varying(20)", ValueClass::Text),
             ("boolean", "date", ValueClass::Text),

@@ -42,8 +42,12 @@ struct CopyTable {
     /// Columns that tell rows apart; by default the primary key.
     #[serde(default)]
     key: Vec<String>,
-    /// With `both_ways`: the column that grows with each change of a row, a time or a number.
+    /// The column that grows with each change of a row, a time or a number: for `both_ways`, and for tables behind JDBC and
+    /// ODBC drivers, which are polled by it.
     version: Option<String>,
+    /// Rows of tables behind JDBC and ODBC drivers are copied once, and not followed.
+    #[serde(default)]
+    once: bool,
     /// With `both_ways`: the table whose rows stay where both sides have changed them; without it the later change stays.
     wins: Option<CopySide>,
     /// Lets values be rounded or cut where the second table's columns cannot hold them whole.
@@ -113,8 +117,8 @@ struct CopyStatement {
 
 /// Plan the copy of one or several tables to another database that is kept in step.
 ///
-/// Tables of PostgreSQL, MySQL and MariaDB, and to tables of the node. Answers with the files of the project that do it: connections that follow and
-/// write, streams and flows, checked together with the project that runs. `POST /api/v1/apply` with `add` writes them.
+/// Tables of PostgreSQL, MySQL and MariaDB, and from tables behind JDBC and ODBC drivers and to tables of the node. Answers with the files of the project
+/// that do it: connections that follow and write, streams and flows, checked together with the project that runs. `POST /api/v1/apply` with `add` writes them.
 #[utoipa::path(post, path = "/api/v1/copy-table", tag = "tables", request_body = CopyTable,
     responses((status = 200, description = "The plan.", body = CopyPlanned)))]
 async fn copy_table(
@@ -132,6 +136,7 @@ async fn copy_table(
         both_ways: asked.both_ways,
         key: asked.key,
         version: asked.version,
+        once: asked.once,
         wins: asked.wins,
         lossy: asked.lossy,
     };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use busbar_connector::SurveyedColumn;
 use serde_json::{Map, Value, json};
 
 use super::value::{CopiedValue, CopyDatabase, CopyFit};
@@ -11,9 +12,22 @@ use super::value::{CopiedValue, CopyDatabase, CopyFit};
 #[derive(Clone, Debug)]
 pub(crate) struct CopiedColumn {
     pub name: String,
+    /// Its name in the table that is written.
+    pub to: String,
     pub value: CopiedValue,
     pub fit: CopyFit,
     pub key: bool,
+}
+
+/// How the rows of a table come in.
+#[derive(Clone, Debug)]
+pub(crate) enum CopyInput {
+    /// As changes that the database hands over.
+    Followed,
+    /// Rows are looked for whose value of this column is new.
+    Polled(String),
+    /// All of them once, as this statement reads them.
+    Once(String),
 }
 
 /// One way: from the changes of a table to another table.
@@ -22,6 +36,7 @@ pub(crate) struct CopyWay<'a> {
     pub name: &'a str,
     /// The connections' options that say where both are, without what they are used for.
     pub from: &'a CopyEnd,
+    pub input: &'a CopyInput,
     pub to: CopyTo<'a>,
     pub columns: &'a [CopiedColumn],
     /// Which row stays where both sides have changed it.
@@ -74,11 +89,35 @@ pub(crate) struct CopyEnd {
     pub connection: String,
     /// Its options, with secrets hidden.
     pub options: Map<String, Value>,
+    /// Empty in a database without schemas.
     pub schema: String,
     pub table: String,
+    /// What is known of it where it is behind a driver.
+    pub driven: Option<DrivenTable>,
+}
+
+/// What is known of a table behind a driver.
+pub(crate) struct DrivenTable {
+    /// What its columns hold, by their names.
+    pub values: BTreeMap<String, CopiedValue>,
+    /// Reads all of its rows.
+    pub statement: String,
 }
 
 impl CopyEnd {
+    /// The table, by connection and full name.
+    pub fn named(&self) -> String {
+        format!("{}:{}", self.connection, self.path())
+    }
+
+    /// What a column of the table holds; none where changes do not carry its values.
+    pub fn value(&self, column: &SurveyedColumn) -> Option<CopiedValue> {
+        match &self.driven {
+            Some(driven) => driven.values.get(&column.name).copied(),
+            None => CopiedValue::of(self.database, &column.kind),
+        }
+    }
+
     /// The table, as it is written in SQL.
     pub fn in_sql(&self) -> String {
         let name = |name| self.database.identifier(name);
@@ -91,6 +130,8 @@ impl CopyEnd {
             CopyDatabase::Postgres => &["address", "database"],
             // A schema is a database.
             CopyDatabase::MySql => &["address"],
+            // It is not written.
+            CopyDatabase::Driven => return false,
         };
         let is_same = |key: &&str| self.options.get(*key) == other.options.get(*key);
         self.database == other.database
@@ -98,8 +139,12 @@ impl CopyEnd {
             && (&self.schema, &self.table) == (&other.schema, &other.table)
     }
 
-    fn path(&self) -> String {
-        format!("{}.{}", self.schema, self.table)
+    /// The table, as files name it.
+    pub fn path(&self) -> String {
+        match self.schema.is_empty() {
+            true => self.table.clone(),
+            false => format!("{}.{}", self.schema, self.table),
+        }
     }
 
     /// A connection to the same database, used for this.
@@ -130,26 +175,17 @@ const TAKEN: [&str; 4] = ["topic", "key", "time", "tags"];
 impl CopyWay<'_> {
     /// Paths and texts of its files.
     pub fn files(&self) -> BTreeMap<String, String> {
-        let from = self.from.path();
         let changes = changes_of(self.name);
         let topic = match self.shared {
             None => format!("{}/changes", self.name),
-            Some(shared) => {
-                let [schema, table] = [&self.from.schema, &self.from.table].map(|name| level(name));
-                format!("{shared}/{schema}/{table}")
-            }
+            Some(shared) => shared_topic(
+                shared,
+                self.from,
+                &level(&self.from.schema),
+                &level(&self.from.table),
+            ),
         };
-        let mut follow = json!({ "tables": [from] });
-        if let Some(without) = self.without {
-            follow["without"] = json!([without]);
-        }
-        match self.rule {
-            Some(CopyRule::Prefer(_, PreferredEnd::From)) => follow["echo"] = json!("returned"),
-            Some(CopyRule::Prefer(_, PreferredEnd::To)) => follow["echo"] = json!("none"),
-            _ => {}
-        }
-        let about = format!("The changes of {}:{from}.", self.from.connection);
-        let source = self.from.connection(&about, "follow", &follow);
+        let source = self.source();
         let to = match self.to {
             CopyTo::Database(to) => Some((
                 format!("connections/{}.yaml", rows_of(self.name)),
@@ -173,14 +209,64 @@ impl CopyWay<'_> {
         files.into_iter().chain(own).chain(to).collect()
     }
 
+    /// The connection that reads, without its topic.
+    fn source(&self) -> String {
+        let (used, options) = match self.input {
+            CopyInput::Polled(_) => ("poll", json!({ "tables": [self.followed()] })),
+            CopyInput::Once(statement) => {
+                ("query", json!({ "statement": statement, "once": true }))
+            }
+            CopyInput::Followed => {
+                let mut follow = json!({ "tables": [self.followed()] });
+                if let Some(without) = self.without {
+                    follow["without"] = json!([without]);
+                }
+                match self.rule {
+                    Some(CopyRule::Prefer(_, PreferredEnd::From)) => {
+                        follow["echo"] = json!("returned");
+                    }
+                    Some(CopyRule::Prefer(_, PreferredEnd::To)) => follow["echo"] = json!("none"),
+                    _ => {}
+                }
+                ("follow", follow)
+            }
+        };
+        let what = if self.has_change() { "changes" } else { "rows" };
+        let about = format!("The {what} of {}.", self.from.named());
+        self.from.connection(&about, used, &options)
+    }
+
+    /// What the connection that reads says of the table.
+    pub fn followed(&self) -> Value {
+        let table = self.from.path();
+        match self.input {
+            CopyInput::Polled(version) => {
+                let key = self.columns.iter().filter(|column| column.key);
+                let key: Vec<_> = key.map(|column| &column.name).collect();
+                json!({ "table": table, "version": version, "key": key })
+            }
+            _ => json!(table),
+        }
+    }
+
+    /// Whether events say what was done with their row.
+    fn has_change(&self) -> bool {
+        !matches!(self.input, CopyInput::Once(_))
+    }
+
+    /// The columns of the table that is written which tell its rows apart.
     fn key(&self) -> Vec<&str> {
         let key = self.columns.iter().filter(|column| column.key);
-        key.map(|column| column.name.as_str()).collect()
+        key.map(|column| column.to.as_str()).collect()
     }
 
     /// The connection that writes.
     fn sink(&self, to: &CopyEnd) -> String {
-        let mut write = json!({ "table": to.path(), "key": self.key(), "change": "change" });
+        let mut write = json!({ "table": to.path(), "key": self.key() });
+        match self.has_change() {
+            true => write["change"] = json!("change"),
+            false => write["mode"] = json!("upsert"),
+        }
         if self.repeats_not() {
             write["unchanged"] = json!("unchanged");
         }
@@ -204,20 +290,20 @@ impl CopyWay<'_> {
                 write[option] = json!(true);
             }
         }
-        let about = format!("Rows for {}:{}.", to.connection, to.path());
+        let about = format!("Rows for {}.", to.named());
         to.connection(&about, "write", &write)
     }
 
     /// The file of a table of the node.
     fn own_table(&self, table: &OwnTable) -> String {
-        let from = format!("{}:{}", self.from.connection, self.from.path());
+        let from = self.from.named();
         let key = flow_style(&json!(self.key()));
         let mut text = format!(
             "# A copy of {from}.\n{}: {{}}\nkey: {key}\ncolumns:\n",
             table.engine
         );
         for column in self.columns {
-            let name = flow_style(&json!(column.name));
+            let name = flow_style(&json!(column.to));
             let kind = column.value.kept(self.lossy).as_str();
             let _ = writeln!(text, "  - {{ name: {name}, type: {kind} }}");
         }
@@ -231,11 +317,14 @@ impl CopyWay<'_> {
 
     fn stream(&self, topic: &str) -> String {
         let mut text = format!(
-            "# Changes of {}:{}.\ntopics: {}\nformat: json\nschema:\n  - {{ name: change, type: text }}\n",
-            self.from.connection,
-            self.from.path(),
+            "# {} of {}.\ntopics: {}\nformat: json\nschema:\n",
+            if self.has_change() { "Changes" } else { "Rows" },
+            self.from.named(),
             flow_style(&json!(topic))
         );
+        if self.has_change() {
+            text.push_str("  - { name: change, type: text }\n");
+        }
         if self.repeats_not() {
             text.push_str("  - { name: unchanged, type: json }\n");
         }
@@ -290,19 +379,23 @@ impl CopyWay<'_> {
 
     fn flow(&self) -> String {
         let quoted = |name: &str| CopyDatabase::Postgres.identifier(name);
-        let mut select = vec!["change".to_owned()];
+        let mut select = Vec::new();
+        if self.has_change() {
+            select.push("change".to_owned());
+        }
         if self.repeats_not() {
             select.push("unchanged".into());
         }
+        let database = self.from.database;
         let computed = |column: &CopiedColumn, field: &str, name: &str| {
             let field = quoted(field);
             let computed = match column.fit {
                 _ if matches!(self.to, CopyTo::Own(_)) => {
-                    column.value.computed_to_keep(&field, self.lossy)
+                    column.value.computed_to_keep(&field, database, self.lossy)
                 }
                 CopyFit::AsText => field,
                 CopyFit::AsBool => format!("{field} <> 0"),
-                _ => column.value.computed(&field),
+                _ => column.value.computed(&field, database),
             };
             match computed == quoted(name) {
                 true => computed,
@@ -310,31 +403,33 @@ impl CopyWay<'_> {
             }
         };
         for column in self.columns {
-            select.push(computed(column, &self.field(&column.name), &column.name));
+            select.push(computed(column, &self.field(&column.name), &column.to));
             if let Some(was) = self.was_of(column) {
                 select.push(computed(column, &was, &was));
             }
         }
         let (to, output) = match self.to {
             CopyTo::Database(to) => (
-                format!("{}:{}", to.connection, to.path()),
+                to.named(),
                 format!("  - connection: {}\n", rows_of(self.name)),
             ),
             CopyTo::Own(table) => {
-                let unchanged = match self.repeats_not() {
-                    true => "    unchanged: unchanged\n",
-                    false => "",
-                };
-                (
-                    table.name.clone(),
-                    format!("  - table: {}\n    change: change\n{unchanged}", table.name),
-                )
+                let mut output = format!("  - table: {}\n", table.name);
+                if self.has_change() {
+                    output.push_str("    change: change\n");
+                }
+                if self.repeats_not() {
+                    output.push_str("    unchanged: unchanged\n");
+                }
+                (table.name.clone(), output)
             }
         };
+        let about = match self.has_change() {
+            true => format!("Keeps {to} in step with {}", self.from.named()),
+            false => format!("Copies {} to {to} once", self.from.named()),
+        };
         format!(
-            "# Keeps {to} in step with {}:{}.\nfrom: {}\nsteps:\n  - select: >-\n      {}\nto:\n{output}",
-            self.from.connection,
-            self.from.path(),
+            "# {about}.\nfrom: {}\nsteps:\n  - select: >-\n      {}\nto:\n{output}",
             changes_of(self.name),
             select.join(",\n      "),
         )
@@ -344,7 +439,7 @@ impl CopyWay<'_> {
     pub fn made(&self, to: &CopyEnd) -> String {
         let database = to.database;
         let columns = self.columns.iter().map(|column| {
-            let name = database.identifier(&column.name);
+            let name = database.identifier(&column.to);
             format!("{name} {}", column.value.made(database, column.key))
         });
         let key = self.key().into_iter().map(|name| database.identifier(name));
@@ -352,8 +447,8 @@ impl CopyWay<'_> {
         let columns = columns.chain([format!("PRIMARY KEY ({})", key.join(", "))]);
         let columns: Vec<_> = columns.collect();
         let engine = match database {
-            CopyDatabase::Postgres => "",
             CopyDatabase::MySql => " ENGINE=InnoDB",
+            CopyDatabase::Postgres | CopyDatabase::Driven => "",
         };
         format!(
             "CREATE TABLE {} ({}){engine}",
@@ -363,12 +458,24 @@ impl CopyWay<'_> {
     }
 }
 
-/// The connection that brings the changes of several tables.
-pub(crate) fn followed_by(from: &CopyEnd, name: &str, tables: &Value) -> String {
+/// The connection that brings the changes of several tables, which are what [`CopyWay::followed`] says of each.
+pub(crate) fn followed_by(from: &CopyEnd, name: &str, tables: &[Value]) -> String {
     let about = format!("The changes of tables of {}.", from.connection);
-    let text = from.connection(&about, "follow", &json!({ "tables": tables }));
-    let topic = format!("{name}/${{schema}}/${{table}}");
+    let used = match from.database {
+        CopyDatabase::Driven => "poll",
+        CopyDatabase::Postgres | CopyDatabase::MySql => "follow",
+    };
+    let text = from.connection(&about, used, &json!({ "tables": tables }));
+    let topic = shared_topic(name, from, "${schema}", "${table}");
     format!("{text}topic: {}\n", flow_style(&json!(topic)))
+}
+
+/// The topic of a table's changes, where one connection brings those of several.
+fn shared_topic(name: &str, from: &CopyEnd, schema: &str, table: &str) -> String {
+    match from.schema.is_empty() {
+        true => format!("{name}/{table}"),
+        false => format!("{name}/{schema}/{table}"),
+    }
 }
 
 /// A name as one level of a topic, as connections write it.
@@ -385,7 +492,10 @@ fn flow_style(value: &Value) -> String {
         Value::Object(members) => {
             let members = members.iter();
             let members: Vec<_> = members
-                .map(|(key, value)| format!("{key}: {}", flow_style(value)))
+                .map(|(key, value)| {
+                    let key = flow_style(&json!(key));
+                    format!("{key}: {}", flow_style(value))
+                })
                 .collect();
             match members.is_empty() {
                 true => "{}".into(),

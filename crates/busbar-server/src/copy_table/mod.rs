@@ -1,6 +1,8 @@
 //! A table that is copied to another database and kept in step: which files of the project do it, and what the databases
 //! need first.
 
+mod driven;
+mod ends;
 mod files;
 mod own;
 mod settings;
@@ -12,10 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use busbar_connector::{SurveyedColumn, SurveyedTable};
 use busbar_event::{Class, Error};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use crate::app::App;
-use files::{CopiedColumn, CopyEnd, CopyRule, CopyTo, CopyWay, PreferredEnd, changes_of, rows_of};
+use ends::find;
+use files::{
+    CopiedColumn, CopyEnd, CopyInput, CopyRule, CopyTo, CopyWay, PreferredEnd, changes_of, rows_of,
+};
 use value::{CopiedValue, CopyDatabase, CopyFit};
 
 pub(crate) use settings::NeededStatement;
@@ -32,8 +37,10 @@ pub(crate) struct CopyRequest {
     pub both_ways: bool,
     /// By default the primary key.
     pub key: Vec<String>,
-    /// The column that grows with each change of a row.
+    /// The column that grows with each change of a row: for both ways, and to poll a table behind a driver by it.
     pub version: Option<String>,
+    /// The rows of a table behind a driver are copied once, and not followed.
+    pub once: bool,
     /// The side whose rows stay where both have changed them; without it the later change stays.
     pub wins: Option<CopySide>,
     pub lossy: bool,
@@ -63,6 +70,8 @@ pub(crate) struct CopyPlan {
     pub columns: Vec<PlannedColumn>,
     /// The table that is written to is there.
     pub exists: bool,
+    /// What the connection that brings the changes of several tables says of each.
+    followed: Vec<Value>,
     /// Why the copy cannot be; nothing is to be written while there are some.
     pub refusals: Vec<Error>,
     /// What one should know.
@@ -91,25 +100,33 @@ fn refusal(code: &'static str) -> Error {
 /// A connection or the table to copy that is not there, and what the databases say.
 pub(crate) async fn plan(app: &App, asked: &CopyRequest) -> Result<CopyPlan, Error> {
     match several::find(app, &asked.from).await? {
-        None => plan_one(app, asked, None).await,
+        None => {
+            let (from, source) = find(app, &asked.from, None).await?;
+            let Some(source) = source else {
+                return Err(refusal("server.compare-no-table").with("table", &asked.from));
+            };
+            plan_one(app, asked, from, source, None).await
+        }
         Some(tables) => several::plan(app, asked, tables).await,
     }
 }
 
 /// Plans the copy of one table, whose changes come with those of others where `shared` names them.
-async fn plan_one(app: &App, asked: &CopyRequest, shared: Option<&str>) -> Result<CopyPlan, Error> {
-    let (from, source) = find(app, &asked.from, None).await?;
-    let Some(source) = source else {
-        return Err(refusal("server.compare-no-table").with("table", &asked.from));
-    };
+async fn plan_one(
+    app: &App,
+    asked: &CopyRequest,
+    from: CopyEnd,
+    source: SurveyedTable,
+    shared: Option<&str>,
+) -> Result<CopyPlan, Error> {
     if let Some(table) = own::find(app, &asked.to, &from.table).await? {
         return own::plan(app, asked, (&from, &source), table, shared).await;
     }
     let (to, target) = find(app, &asked.to, Some(&from.table)).await?;
     let mut plan = CopyPlan {
         name: asked.name.clone().unwrap_or_else(|| named(&to.table)),
-        from: format!("{}:{}.{}", from.connection, from.schema, from.table),
-        to: format!("{}:{}.{}", to.connection, to.schema, to.table),
+        from: from.named(),
+        to: to.named(),
         exists: target.is_some(),
         ..CopyPlan::default()
     };
@@ -119,7 +136,9 @@ async fn plan_one(app: &App, asked: &CopyRequest, shared: Option<&str>) -> Resul
         plan.refusals
             .push(refusal("server.copy-same").with("table", &plan.from));
     }
-    let key = plan.key(asked, &source);
+    let key = plan.key(asked, &from, &source);
+    let input = plan.input(asked, &from, &source);
+    plan.check_order(&input, &from, &source, &key);
     let columns = plan.way(
         (&from, &source.columns),
         (&to, target.as_ref()),
@@ -130,7 +149,7 @@ async fn plan_one(app: &App, asked: &CopyRequest, shared: Option<&str>) -> Resul
     plan.check_names([&from.schema, &from.table, &to.schema, &to.table], &source);
     let version = plan.version(asked, &from, &source);
     let back_name = format!("{}_back", plan.name);
-    let ways = if asked.both_ways {
+    let ways = if asked.both_ways && from.driven.is_none() {
         let there = match &target {
             Some(target) => target.columns.clone(),
             None => made_columns(to.database, &columns),
@@ -145,6 +164,7 @@ async fn plan_one(app: &App, asked: &CopyRequest, shared: Option<&str>) -> Resul
     let forth = CopyWay {
         name: &name,
         from: &from,
+        input: &input,
         to: CopyTo::Database(&to),
         columns: &columns,
         rule: version
@@ -161,6 +181,7 @@ async fn plan_one(app: &App, asked: &CopyRequest, shared: Option<&str>) -> Resul
         plan.add(&CopyWay {
             name: &back_name,
             from: &to,
+            input: &CopyInput::Followed,
             to: CopyTo::Database(&from),
             columns,
             rule: version
@@ -219,11 +240,12 @@ impl CopyPlan {
     }
 
     /// The columns that tell rows apart.
-    fn key(&mut self, asked: &CopyRequest, source: &SurveyedTable) -> Vec<String> {
+    fn key(&mut self, asked: &CopyRequest, from: &CopyEnd, source: &SurveyedTable) -> Vec<String> {
         let mut key = asked.key.clone();
         let own = source.columns.iter().filter(|column| column.key);
         let own: Vec<_> = own.map(|column| column.name.clone()).collect();
-        if own.is_empty() {
+        // Followed changes name the primary key; what is polled or copied once may have another.
+        if own.is_empty() && (key.is_empty() || from.driven.is_none()) {
             self.refusals
                 .push(refusal("server.copy-no-key").with("table", &self.from));
         }
@@ -246,16 +268,19 @@ impl CopyPlan {
         source: &SurveyedTable,
     ) -> Option<String> {
         let version = match (&asked.version, asked.both_ways) {
+            // Its version says which rows are new.
+            (_, false) if from.driven.is_some() && asked.wins.is_none() => return None,
+            (_, true) if from.driven.is_some() => return None,
             (None, true) => {
                 self.refusals
                     .push(refusal("server.copy-version-needed").with("table", &self.from));
                 return None;
             }
-            (Some(_), false) => {
+            (Some(_), false) if from.driven.is_none() => {
                 self.refusals.push(refusal("server.copy-version-one-way"));
                 return None;
             }
-            (None, false) if asked.wins.is_some() => {
+            (_, false) if asked.wins.is_some() => {
                 self.refusals.push(refusal("server.copy-wins-one-way"));
                 return None;
             }
@@ -265,16 +290,7 @@ impl CopyPlan {
             self.refusals.push(no_column(&self.from, &version, source));
             return None;
         };
-        let value = CopiedValue::of(from.database, &column.kind);
-        let grows = matches!(
-            value,
-            Some(
-                CopiedValue::Whole
-                    | CopiedValue::Moment
-                    | CopiedValue::Local
-                    | CopiedValue::Number(..)
-            )
-        );
+        let grows = from.value(column).is_some_and(CopiedValue::grows);
         if !grows || column.key {
             let error = refusal("server.copy-version")
                 .with("column", &column.name)
@@ -292,7 +308,8 @@ impl CopyPlan {
         key: &[String],
         lossy: bool,
     ) -> Vec<CopiedColumn> {
-        let table = format!("{}:{}.{}", to.connection, to.schema, to.table);
+        let table = to.named();
+        let any_case = from.database == CopyDatabase::Driven;
         let mut copied = Vec::new();
         for column in columns {
             let about = |code| {
@@ -305,19 +322,28 @@ impl CopyPlan {
                 self.refusals.push(about("server.copy-name"));
                 continue;
             }
-            let Some(value) = CopiedValue::of(from.database, &column.kind) else {
+            let Some(value) = from.value(column) else {
                 self.refusals.push(about("server.copy-type"));
                 continue;
             };
             let is_key = key.contains(&column.name);
+            if value.is_cut(&column.kind) {
+                let about = |code| about(code).with("to", value.made(to.database, is_key));
+                match lossy {
+                    true => self.warnings.push(about("server.copy-rounded")),
+                    false => self.refusals.push(about("server.copy-lossy")),
+                }
+            }
             let mut fit = CopyFit::Whole;
+            let mut name_there = &column.name;
             match target {
                 None if value.becomes_text(&column.kind) => {
                     self.warnings.push(about("server.copy-text"));
                 }
                 None => {}
                 Some(target) => {
-                    let Some(there) = column_there(to.database, target, &column.name) else {
+                    let there = column_there(to.database, target, &column.name, any_case);
+                    let Some(there) = there else {
                         let made = value.made(to.database, is_key);
                         let name = to.database.identifier(&column.name);
                         let statement =
@@ -327,12 +353,16 @@ impl CopyPlan {
                             .push(NeededStatement::new(to, statement, why));
                         copied.push(CopiedColumn {
                             name: column.name.clone(),
+                            to: column.name.clone(),
                             value,
                             fit,
                             key: is_key,
                         });
                         continue;
                     };
+                    if any_case {
+                        name_there = &there.name;
+                    }
                     fit = value.fit(&column.kind, to.database, &there.kind);
                     let about = |code| about(code).with("to", &there.kind);
                     match fit {
@@ -363,6 +393,7 @@ impl CopyPlan {
             }
             copied.push(CopiedColumn {
                 name: column.name.clone(),
+                to: name_there.clone(),
                 value,
                 fit,
                 key: is_key,
@@ -373,6 +404,9 @@ impl CopyPlan {
 
     fn add(&mut self, way: &CopyWay) {
         let files = way.files();
+        if way.shared.is_some() {
+            self.followed.push(way.followed());
+        }
         let to = match way.to {
             CopyTo::Database(to) => Some((rows_of(way.name), to)),
             CopyTo::Own(_) => None,
@@ -442,7 +476,7 @@ fn shown(
     let columns = columns.iter().map(|column| {
         let mut own = source.columns.iter();
         let own = own.find(|own| own.name == column.name);
-        let there = target.and_then(|target| column_there(to.database, target, &column.name));
+        let there = target.and_then(|target| column_there(to.database, target, &column.to, false));
         PlannedColumn {
             table: from.to_owned(),
             name: column.name.clone(),
@@ -457,16 +491,18 @@ fn shown(
     columns.collect()
 }
 
-/// A column of a table that is there, by its name as the database tells names apart.
+/// A column of a table that is there, by its name as the database tells names apart, or in whatever case.
 fn column_there<'a>(
     database: CopyDatabase,
     table: &'a SurveyedTable,
     name: &str,
+    any_case: bool,
 ) -> Option<&'a SurveyedColumn> {
-    let mut columns = table.columns.iter();
-    columns.find(|column| match database {
-        CopyDatabase::Postgres => column.name == name,
-        CopyDatabase::MySql => column.name.eq_ignore_ascii_case(name),
+    let exact = table.columns.iter().find(|column| column.name == name);
+    exact.or_else(|| {
+        let mut columns = table.columns.iter();
+        let any_case = any_case || database == CopyDatabase::MySql;
+        columns.find(|column| any_case && column.name.eq_ignore_ascii_case(name))
     })
 }
 
@@ -498,69 +534,5 @@ fn named(table: &str) -> String {
     match name.starts_with(|c: char| c.is_ascii_lowercase()) {
         true => name,
         false => format!("t{name}"),
-    }
-}
-
-/// One of the two tables, and its columns where it exists.
-async fn find(
-    app: &App,
-    named: &str,
-    same: Option<&str>,
-) -> Result<(CopyEnd, Option<SurveyedTable>), Error> {
-    let (connection, table) = named.split_once(':').unwrap_or((named, ""));
-    let mut end = end(app, connection, "")?;
-    let table = match (table.is_empty(), same) {
-        (true, Some(same)) => same,
-        (true, None) => return Err(refusal("server.copy-table").with("text", named)),
-        (false, _) => table,
-    };
-    let own = own_schema(&end);
-    let (schema, table) = table.split_once('.').unwrap_or((&own, table));
-    (end.schema, end.table) = (schema.to_owned(), table.to_owned());
-    let survey = app.runtime.survey(connection, true).await?;
-    let mut tables = survey.tables.into_iter();
-    let found = tables.find(|one| one.schema == end.schema && one.name == end.table);
-    Ok((end, found))
-}
-
-/// A table of a connection, whose schema is not known yet.
-fn end(app: &App, connection: &str, table: &str) -> Result<CopyEnd, Error> {
-    let (connector, spec) = app.runtime.connector_of(connection)?;
-    let Some(database) = CopyDatabase::of(&spec.kind) else {
-        return Err(refusal("server.copy-kind")
-            .with("connection", connection)
-            .with("kind", &spec.kind));
-    };
-    let mut options = match spec.options.to_json() {
-        Value::Object(options) => options,
-        _ => Map::new(),
-    };
-    for used in ["follow", "query", "write", "sessions"] {
-        options.remove(used);
-    }
-    for secret in connector.secrets(&spec) {
-        if let [key] = &secret.path[..] {
-            options.insert(key.clone(), json!(secret.shown));
-        }
-    }
-    Ok(CopyEnd {
-        database,
-        kind: spec.kind.clone(),
-        connection: connection.to_owned(),
-        options,
-        schema: String::new(),
-        table: table.to_owned(),
-    })
-}
-
-/// The schema of tables that are named without one.
-fn own_schema(end: &CopyEnd) -> String {
-    match end.database {
-        CopyDatabase::Postgres => "public".to_owned(),
-        CopyDatabase::MySql => {
-            let database = end.options.get("database");
-            let database = database.and_then(Value::as_str);
-            database.unwrap_or_default().to_owned()
-        }
     }
 }

@@ -71,7 +71,7 @@ pub(super) async fn plan(
 ) -> Result<CopyPlan, Error> {
     let mut plan = CopyPlan {
         name: asked.name.clone().unwrap_or_else(|| table.name.clone()),
-        from: format!("{}:{}.{}", from.connection, from.schema, from.table),
+        from: from.named(),
         to: table.name.clone(),
         exists: table.exists,
         ..CopyPlan::default()
@@ -85,7 +85,9 @@ pub(super) async fn plan(
         plan.version(asked, from, source);
     }
     plan.check_names([&from.schema, &from.table], source);
-    let key = plan.key(asked, source);
+    let key = plan.key(asked, from, source);
+    let input = plan.input(asked, from, source);
+    plan.check_order(&input, from, source, &key);
     let columns = plan.kept(from, source, &key, asked.lossy);
     plan.check_own_key(app, &table, &key).await;
     let shown = columns.iter().map(|column| PlannedColumn {
@@ -100,6 +102,7 @@ pub(super) async fn plan(
     plan.add(&CopyWay {
         name: &name,
         from,
+        input: &input,
         to: CopyTo::Own(&table),
         columns: &columns,
         rule: None,
@@ -141,7 +144,7 @@ impl CopyPlan {
                 self.refusals.push(refused);
                 continue;
             }
-            let Some(value) = CopiedValue::of(from.database, &column.kind) else {
+            let Some(value) = from.value(column) else {
                 let refused = about("server.copy-type");
                 self.refusals.push(refused);
                 continue;
@@ -151,12 +154,20 @@ impl CopyPlan {
                 CopiedValue::Json => false,
                 _ => value.becomes_text(&column.kind),
             };
+            if value.is_cut(&column.kind) {
+                let about = |code| about(code).with("to", value.kept(lossy).as_str());
+                match lossy {
+                    true => self.warnings.push(about("server.copy-rounded")),
+                    false => self.refusals.push(about("server.copy-lossy")),
+                }
+            }
             if says_more {
                 let warning = about("server.copy-text");
                 self.warnings.push(warning);
             }
             copied.push(CopiedColumn {
                 name: column.name.clone(),
+                to: column.name.clone(),
                 value,
                 fit: CopyFit::Whole,
                 key: key.contains(&column.name),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use busbar_connector::{ServiceContext, SqlPart, SqlStatement};
+use busbar_connector::{ServiceContext, SqlDatabase, SqlPart, SqlStatement};
 use busbar_event::{Class, Error};
 
 use super::files::CopyEnd;
@@ -20,13 +20,12 @@ pub(crate) struct NeededStatement {
 
 impl NeededStatement {
     pub fn new(end: &CopyEnd, statement: impl Into<String>, why: &'static str) -> NeededStatement {
-        let table = format!("{}.{}", end.schema, end.table);
         NeededStatement {
             connection: end.connection.clone(),
             statement: statement.into(),
             why: Error::new(Class::Configuration, why)
                 .with("connection", &end.connection)
-                .with("table", table),
+                .with("table", end.path()),
         }
     }
 }
@@ -43,6 +42,8 @@ pub(crate) async fn needed(
     match end.database {
         CopyDatabase::Postgres => postgres(app, end, whole_before).await,
         CopyDatabase::MySql => mysql(app, end).await,
+        // It is asked for its rows as for any others.
+        CopyDatabase::Driven => Ok(Vec::new()),
     }
 }
 
@@ -102,15 +103,23 @@ async fn mysql(app: &App, end: &CopyEnd) -> Result<Vec<NeededStatement>, Error> 
     Ok(needed)
 }
 
-/// The first row that a statement answers with, as texts.
-async fn row(app: &App, connection: &str, sql: String) -> Result<Vec<Option<String>>, Error> {
+/// The database of a connection.
+///
+/// # Errors
+/// It is not there, and what the database says.
+pub(super) async fn database(app: &App, connection: &str) -> Result<Arc<dyn SqlDatabase>, Error> {
     let (connector, spec) = app.runtime.connector_of(connection)?;
     let context = ServiceContext {
         name: connection.into(),
         project_dir: Arc::clone(app.runtime.project_dir()),
         clock: Arc::clone(app.bus.clock()),
     };
-    let database = connector.database(&spec, context).await?;
+    connector.database(&spec, context).await
+}
+
+/// The first row that a statement answers with, as texts.
+async fn row(app: &App, connection: &str, sql: String) -> Result<Vec<Option<String>>, Error> {
+    let database = database(app, connection).await?;
     let statement = SqlStatement {
         parts: vec![SqlPart::Text(sql)],
         columns: None,

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use busbar_connector::SurveyedTable;
 use busbar_event::Error;
-use serde_json::json;
 
+use super::ends::{end, find_table, own_schema};
 use super::files::{CopyEnd, changes_of, followed_by};
-use super::{CopyPlan, CopyRequest, end, named, own_schema, plan_one, refusal};
+use super::{CopyPlan, CopyRequest, named, plan_one, refusal};
 use crate::app::App;
 
 /// Tables that are copied at once.
@@ -24,6 +24,8 @@ const OWN: [&str; 4] = [
 /// Tables of one connection.
 pub(super) struct CopiedTables {
     end: CopyEnd,
+    /// What the database calls itself.
+    server: String,
     tables: Vec<SurveyedTable>,
     /// Those of `*` that have no key.
     left_out: Vec<String>,
@@ -40,17 +42,26 @@ pub(super) async fn find(app: &App, asked: &str) -> Result<Option<CopiedTables>,
     if !list.contains(',') && list != "*" && !list.ends_with(".*") {
         return Ok(None);
     }
-    let from = end(app, connection, "")?;
-    let own = own_schema(&from);
+    let mut from = end(app, connection)?;
     let survey = app.runtime.survey(connection, true).await?;
     let mut tables: Vec<SurveyedTable> = Vec::new();
     let mut left_out = Vec::new();
     for item in list.split(',').map(str::trim) {
-        let (schema, name) = item.split_once('.').unwrap_or((&own, item));
-        let is_meant = |one: &&SurveyedTable| {
-            one.schema == schema && (name == "*" && !OWN.contains(&&*one.name) || one.name == name)
+        let (schema, name) = match item.split_once('.') {
+            Some((schema, name)) => (schema.to_owned(), name),
+            None => (own_schema(&from, &survey.tables, item)?, item),
         };
-        let found: Vec<_> = survey.tables.iter().filter(is_meant).cloned().collect();
+        from.schema = schema;
+        let is_meant = |one: &&SurveyedTable| {
+            one.schema == from.schema && !OWN.iter().any(|own| one.name.eq_ignore_ascii_case(own))
+        };
+        let found: Vec<_> = match name {
+            "*" => survey.tables.iter().filter(is_meant).cloned().collect(),
+            name => find_table(&from, &survey.tables, name)
+                .cloned()
+                .into_iter()
+                .collect(),
+        };
         if found.is_empty() {
             let table = format!("{connection}:{item}");
             return Err(refusal("server.compare-no-table").with("table", table));
@@ -60,7 +71,7 @@ pub(super) async fn find(app: &App, asked: &str) -> Result<Option<CopiedTables>,
                 |one: &SurveyedTable| (&one.schema, &one.name) == (&table.schema, &table.name);
             let has_key = table.columns.iter().any(|column| column.key);
             if name == "*" && !has_key {
-                left_out.push(format!("{connection}:{}.{}", table.schema, table.name));
+                left_out.push(named_in(connection, &table));
             } else if !tables.iter().any(is_known) {
                 tables.push(table);
             }
@@ -73,6 +84,7 @@ pub(super) async fn find(app: &App, asked: &str) -> Result<Option<CopiedTables>,
     }
     Ok(Some(CopiedTables {
         end: from,
+        server: survey.server,
         tables,
         left_out,
     }))
@@ -89,6 +101,7 @@ pub(super) async fn plan(
 ) -> Result<CopyPlan, Error> {
     let CopiedTables {
         end: from,
+        server,
         tables,
         left_out,
     } = several;
@@ -113,7 +126,7 @@ pub(super) async fn plan(
         whole.warnings.push(left_out);
     }
     let mut names = BTreeSet::new();
-    for table in &tables {
+    for table in tables {
         let mut own = named(&table.name);
         if asked.name.is_some() {
             own = format!("{name}_{own}");
@@ -132,28 +145,39 @@ pub(super) async fn plan(
             None => asked.to.clone(),
         };
         let one = CopyRequest {
-            from: format!("{}:{}.{}", from.connection, table.schema, table.name),
+            from: named_in(&from.connection, &table),
             to,
             name: Some(own),
             both_ways: false,
             key: asked.key.clone(),
             version: asked.version.clone(),
+            once: asked.once,
             wins: asked.wins,
             lossy: asked.lossy,
         };
-        let planned = plan_one(app, &one, Some(&name)).await?;
+        // A statement that is run once has a connection of its own.
+        let shared = (!asked.once).then_some(name.as_str());
+        let mut end = end(app, &from.connection)?;
+        end.is_at(app, &server, &table).await?;
+        let planned = plan_one(app, &one, end, table, shared).await?;
         whole.take(planned);
     }
-    let path = format!("connections/{}.yaml", changes_of(&name));
-    let followed = tables
-        .iter()
-        .map(|one| format!("{}.{}", one.schema, one.name));
-    let followed: Vec<String> = followed.collect();
-    let text = followed_by(&from, &name, &json!(followed));
-    whole.secrets.insert(path.clone(), from.connection.clone());
-    whole.files.insert(path, text);
+    if !asked.once {
+        let path = format!("connections/{}.yaml", changes_of(&name));
+        let text = followed_by(&from, &name, &whole.followed);
+        whole.secrets.insert(path.clone(), from.connection.clone());
+        whole.files.insert(path, text);
+    }
     whole.ended(app).await;
     Ok(whole)
+}
+
+/// A table, as it is asked for.
+fn named_in(connection: &str, table: &SurveyedTable) -> String {
+    match table.schema.is_empty() {
+        true => format!("{connection}:{}", table.name),
+        false => format!("{connection}:{}.{}", table.schema, table.name),
+    }
 }
 
 impl CopyPlan {
@@ -161,6 +185,7 @@ impl CopyPlan {
     fn take(&mut self, one: CopyPlan) {
         self.exists &= one.exists;
         self.flows.extend(one.flows);
+        self.followed.extend(one.followed);
         for (path, text) in one.files {
             if self.files.insert(path.clone(), text).is_some() {
                 self.refusals

@@ -8,6 +8,8 @@ use busbar_table::ColumnType;
 pub(crate) enum CopyDatabase {
     Postgres,
     MySql,
+    /// One behind a JDBC or ODBC driver, which tables are copied from only.
+    Driven,
 }
 
 impl CopyDatabase {
@@ -16,6 +18,7 @@ impl CopyDatabase {
         match kind {
             "postgres" => Some(CopyDatabase::Postgres),
             "mysql" => Some(CopyDatabase::MySql),
+            "jdbc" | "odbc" => Some(CopyDatabase::Driven),
             _ => None,
         }
     }
@@ -23,7 +26,9 @@ impl CopyDatabase {
     /// A name as an identifier.
     pub fn identifier(self, name: &str) -> String {
         match self {
-            CopyDatabase::Postgres => format!("\"{}\"", name.replace('"', "\"\"")),
+            CopyDatabase::Postgres | CopyDatabase::Driven => {
+                format!("\"{}\"", name.replace('"', "\"\""))
+            }
             CopyDatabase::MySql => format!("`{}`", name.replace('`', "``")),
         }
     }
@@ -91,10 +96,75 @@ fn is_text(word: &str) -> bool {
             | "mediumtext"
             | "longtext"
             | "bpchar"
+            | "clob"
+            | "longvarchar"
+            | "nchar"
+            | "nclob"
+            | "ntext"
+            | "nvarchar"
+            | "nvarchar2"
+            | "varchar2"
     )
 }
 
+/// A decimal number with these digits altogether and behind the point; a text where a flow cannot compute with it.
+fn number(numbers: &[i32]) -> CopiedValue {
+    let digits = numbers
+        .first()
+        .and_then(|digits| u8::try_from(*digits).ok());
+    let scale = numbers.get(1).copied().unwrap_or(0);
+    match (digits, i8::try_from(scale)) {
+        (Some(digits), Ok(scale)) if digits <= DIGITS_MAX && scale >= 0 => {
+            CopiedValue::Number(digits, scale)
+        }
+        _ => CopiedValue::Text,
+    }
+}
+
 impl CopiedValue {
+    /// What a column behind a driver holds, by what it is there and how the driver writes its type.
+    pub fn driven(is: ColumnType, kind: &str) -> CopiedValue {
+        let (word, numbers) = parts(kind);
+        let zone = [
+            "with time zone",
+            "with local time zone",
+            "timestamptz",
+            "datetimeoffset",
+        ];
+        match (is, word.as_str()) {
+            (ColumnType::Bool, _) => CopiedValue::Bool,
+            (ColumnType::Int, _) => CopiedValue::Whole,
+            (
+                ColumnType::Float | ColumnType::Text,
+                "decimal" | "dec" | "numeric" | "number" | "money" | "smallmoney",
+            ) if is == ColumnType::Text || !numbers.is_empty() => number(&numbers),
+            (ColumnType::Text, "bigint") => CopiedValue::Unsigned,
+            (ColumnType::Float, _) => CopiedValue::Float,
+            (ColumnType::Time, _) if zone.iter().any(|zone| kind.to_lowercase().contains(zone)) => {
+                CopiedValue::Moment
+            }
+            (ColumnType::Time, _) => CopiedValue::Local,
+            (ColumnType::Binary, _) => CopiedValue::Bytes,
+            (ColumnType::Text, "date") => CopiedValue::Day,
+            _ => CopiedValue::Text,
+        }
+    }
+
+    /// Whether a flow cuts values of a type: it computes with microseconds.
+    pub fn is_cut(self, kind: &str) -> bool {
+        let digits = parts(kind).1.first().copied();
+        matches!(self, CopiedValue::Moment | CopiedValue::Local)
+            && digits.is_some_and(|digits| digits > 6)
+    }
+
+    /// Whether values of a column may grow with each change of a row: they are whole numbers or times.
+    pub fn grows(self) -> bool {
+        matches!(
+            self,
+            CopiedValue::Whole | CopiedValue::Number(..) | CopiedValue::Moment | CopiedValue::Local
+        )
+    }
+
     /// What a column of a type holds, as the database writes the type; none where changes do not carry its values.
     pub fn of(database: CopyDatabase, kind: &str) -> Option<CopiedValue> {
         let (word, numbers) = parts(kind);
@@ -109,18 +179,7 @@ impl CopiedValue {
             "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" | "year"
             | "smallserial" | "serial" | "bigserial" => CopiedValue::Whole,
             "real" | "float" | "double" => CopiedValue::Float,
-            "decimal" | "numeric" => {
-                let digits = numbers
-                    .first()
-                    .and_then(|digits| u8::try_from(*digits).ok());
-                let scale = numbers.get(1).copied().unwrap_or(0);
-                match (digits, i8::try_from(scale)) {
-                    (Some(digits), Ok(scale)) if digits <= DIGITS_MAX && scale >= 0 => {
-                        CopiedValue::Number(digits, scale)
-                    }
-                    _ => CopiedValue::Text,
-                }
-            }
+            "decimal" | "numeric" => number(&numbers),
             "date" => CopiedValue::Day,
             "datetime" => CopiedValue::Local,
             "timestamp" if lower.contains("without") => CopiedValue::Local,
@@ -162,8 +221,8 @@ impl CopiedValue {
         }
     }
 
-    /// What a flow makes of the column of the stream, as SQL.
-    pub fn computed(self, column: &str) -> String {
+    /// What a flow makes of the column of a stream of this database, as SQL.
+    pub fn computed(self, column: &str, from: CopyDatabase) -> String {
         match self {
             CopiedValue::Unsigned => format!("cast({column} as decimal(20, 0))"),
             CopiedValue::Number(digits, scale) => {
@@ -171,6 +230,9 @@ impl CopiedValue {
             }
             CopiedValue::Day => format!("cast({column} as date)"),
             CopiedValue::Local => format!("cast({column} as timestamp(6))"),
+            CopiedValue::Bytes if from == CopyDatabase::Driven => {
+                format!("decode({column}, 'hex')")
+            }
             // `\x00ff` or `0x00ff`
             CopiedValue::Bytes => format!("decode(substr({column}, 3), 'hex')"),
             _ => column.to_owned(),
@@ -196,9 +258,9 @@ impl CopiedValue {
     }
 
     /// What a flow makes of the column of the stream for a table of the node.
-    pub fn computed_to_keep(self, column: &str, lossy: bool) -> String {
+    pub fn computed_to_keep(self, column: &str, from: CopyDatabase, lossy: bool) -> String {
         match (self, self.kept(lossy)) {
-            (CopiedValue::Local | CopiedValue::Bytes, _) => self.computed(column),
+            (CopiedValue::Local | CopiedValue::Bytes, _) => self.computed(column, from),
             (_, ColumnType::Float) if self != CopiedValue::Float => {
                 format!("cast({column} as double)")
             }
@@ -365,11 +427,46 @@ mod tests {
             assert_eq!(found, value, "{kind}");
             let other = match database {
                 MySql => Postgres,
-                Postgres => MySql,
+                _ => MySql,
             };
             let there = found.map_or_else(String::new, |value| value.made(other, false));
             assert_eq!(there, made, "{kind}");
         }
+    }
+
+    #[test]
+    fn columns_behind_drivers_are_what_their_events_have() {
+        use ColumnType as C;
+        use CopiedValue::*;
+        for (is, kind, value) in [
+            (C::Bool, "bool", Bool),
+            (C::Int, "BIGINT", Whole),
+            (C::Int, "NUMBER(10,0)", Whole),
+            (C::Float, "NUMERIC(12,4)", Number(12, 4)),
+            (C::Text, "NUMBER(38,10)", Number(38, 10)),
+            (C::Text, "NUMBER", Text),
+            (C::Text, "DECIMAL(60,2)", Text),
+            (C::Text, "BIGINT UNSIGNED", Unsigned),
+            (C::Float, "DOUBLE PRECISION", Float),
+            (C::Float, "float8", Float),
+            // Oracle's has a time of day.
+            (C::Time, "DATE", Local),
+            (C::Text, "DATE", Day),
+            (C::Time, "TIMESTAMP", Local),
+            (C::Time, "TIMESTAMP(6) WITH TIME ZONE", Moment),
+            (C::Time, "timestamptz", Moment),
+            (C::Binary, "RAW(16)", Bytes),
+            (C::Text, "VARCHAR2(40)", Text),
+            (C::Text, "SET(1,2)", Text),
+            (C::Text, "UUID", Text),
+        ] {
+            assert_eq!(CopiedValue::driven(is, kind), value, "{kind}");
+        }
+        assert!(Local.is_cut("TIMESTAMP(9)") && !Local.is_cut("TIMESTAMP(6)"));
+        assert!(!Number(9, 2).is_cut("NUMERIC(9,2)"));
+        let bytes = |from| Bytes.computed("b", from);
+        assert_eq!(bytes(CopyDatabase::Driven), "decode(b, 'hex')");
+        assert_eq!(bytes(CopyDatabase::MySql), "decode(substr(b, 3), 'hex')");
     }
 
     #[test]

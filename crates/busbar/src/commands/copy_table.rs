@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use busbar_catalog::{Bundle, Source, Value as Scalar};
+use busbar_catalog::{Bundle, Node, Source, Value as Scalar};
 use busbar_connector::HIDDEN;
 use busbar_event::{Class, Error};
 use serde_json::{Value, json};
@@ -33,9 +33,13 @@ pub struct CopyTableArgs {
     /// Bring changes of the second table back to the first, too.
     #[arg(long, requires = "version")]
     both_ways: bool,
-    /// With --both-ways: the column that grows with each change of a row, a time or a number.
+    /// The column that grows with each change of a row, a time or a number: with --both-ways, and for tables behind JDBC and
+    /// ODBC drivers, which are polled by it.
     #[arg(long, value_name = "COLUMN")]
     version: Option<String>,
+    /// Copy the rows of tables behind JDBC and ODBC drivers once, and do not follow them.
+    #[arg(long)]
+    once: bool,
     /// With --both-ways: the table whose rows stay where both sides have changed them; without it the later change stays.
     #[arg(long, requires = "both_ways", value_parser = ["first", "second"])]
     wins: Option<String>,
@@ -54,7 +58,7 @@ pub struct CopyTableArgs {
 pub fn run(args: &CopyTableArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let asked = json!({
         "from": args.from, "to": args.to, "name": args.name, "both_ways": args.both_ways,
-        "key": args.key, "version": args.version, "wins": args.wins, "lossy": args.lossy,
+        "key": args.key, "version": args.version, "once": args.once, "wins": args.wins, "lossy": args.lossy,
     });
     let plan = node.post("/api/v1/copy-table", &asked)?;
     if json {
@@ -187,30 +191,61 @@ fn with_secrets(
             continue;
         };
         let connection = connection.as_str().unwrap_or_default();
-        let password = ["yaml", "yml"].into_iter().find_map(|ending| {
+        let own = ["yaml", "yml"].into_iter().find_map(|ending| {
             let known = format!("connections/{connection}.{ending}");
             let own = std::fs::read_to_string(project.join(&known)).ok()?;
-            password(&known, &own)
+            Source::parse(&known, &own).ok()
         });
-        if let Some(password) = password {
-            let hidden = Value::from(HIDDEN).to_string();
-            *text = text.replace(&hidden, &Value::from(password).to_string());
+        if let Some(own) = own
+            && let Ok(source) = Source::parse(path, text)
+        {
+            *text = shown_again(&source, &own);
         }
     }
     files
 }
 
-/// The password in the file of a connection.
-fn password(path: &str, text: &str) -> Option<String> {
-    let source = Source::parse(path, text).ok()?;
-    let Scalar::Map(entries) = &source.root().value else {
-        return None;
-    };
-    entries.iter().find_map(|(_, options)| {
-        let node = options.child("password".into())?;
-        match &node.value {
-            Scalar::Text(text) => Some(text.clone()),
-            _ => None,
+/// A file with the texts of another one in the places where they are hidden.
+fn shown_again(file: &Source, own: &Source) -> String {
+    let mut hidden = Vec::new();
+    pair(file.root(), own.root(), &mut hidden);
+    hidden.sort_by_key(|(span, _)| std::cmp::Reverse(span.start));
+    let mut text = file.text().to_owned();
+    for (span, secret) in hidden {
+        text.replace_range(span, &Value::from(secret).to_string());
+    }
+    text
+}
+
+/// Finds what is hidden in a part of a file, and what stands in the same place of another one.
+fn pair<'a>(part: &Node, own: &'a Node, found: &mut Vec<(std::ops::Range<usize>, &'a str)>) {
+    match (&part.value, &own.value) {
+        (Scalar::Text(text), Scalar::Text(own)) if text == HIDDEN => {
+            found.push((part.span.clone(), own));
         }
-    })
+        (Scalar::Map(entries), Scalar::Map(_)) => {
+            for (key, value) in entries {
+                if let Some(own) = own.child(key.text.as_str().into()) {
+                    pair(value, own, found);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_secret_goes_to_its_own_place() {
+        let file = "odbc:\n  connection: x\n  password: \"(hidden)\"\n  properties: { Database: d, Token: \"(hidden)\", Other: \"(hidden)\" }\n";
+        let own = "odbc:\n  password: 'it''s'\n  properties:\n    Token: a\"b\n  connection: x\n";
+        let parse = |text| Source::parse("connections/x.yaml", text).expect("YAML");
+        assert_eq!(
+            shown_again(&parse(file), &parse(own)),
+            "odbc:\n  connection: x\n  password: \"it's\"\n  properties: { Database: d, Token: \"a\\\"b\", Other: \"(hidden)\" }\n"
+        );
+    }
 }

@@ -118,9 +118,18 @@ final class JdbcTables {
                 return size > 0 && size < 1_000_000 ? name + "(" + size + ")" : name;
             case Types.NUMERIC: case Types.DECIMAL:
                 return size > 0 && size < 1_000 && digits >= 0 ? name + "(" + size + "," + digits + ")" : name;
+            // SQL Server's with a zone has a number of its own.
+            case Types.TIMESTAMP: case Types.TIMESTAMP_WITH_TIMEZONE: case -155:
+                return digits > 6 && digits <= 12 ? fine(name, digits) : name;
             default:
                 return name;
         }
+    }
+
+    /** A time with more digits of seconds than drivers take for granted. */
+    private static String fine(String name, int digits) {
+        int word = name.indexOf(' ') < 0 ? name.length() : name.indexOf(' ');
+        return name.substring(0, word) + "(" + digits + ")" + name.substring(word);
     }
 
     /** A table by its name, in whatever letters; null where there is none. */

@@ -261,11 +261,12 @@ pub fn tables(connection: &Rc<OdbcConnection>, most: usize) -> Result<Value, Odb
     let mut answer = Vec::new();
     for (schema, table) in &all {
         let key: HashSet<String> = catalog.key(schema, table).into_iter().collect();
-        let (columns, _) = catalog.columns(schema, table)?;
+        let (columns, names) = catalog.columns(schema, table)?;
         for column in &columns {
             let Some(name) = column.text(4) else { continue };
             let is_key = if key.contains(name) { "1" } else { "" };
-            answer.push(json!([schema, table, name, shown(column), is_key]));
+            let shown = shown(column, is_free(column, &names));
+            answer.push(json!([schema, table, name, shown, is_key]));
         }
     }
     Ok(Value::Array(answer))
@@ -289,8 +290,6 @@ pub fn columns(
         return Ok(json!({ "schema": home.unwrap_or_default(), "columns": null }));
     };
     let (rows, names) = catalog.columns(&schema, &table)?;
-    // PostgreSQL's driver makes up digits for numbers without any, and says so in a column of its own.
-    let modifier = names.iter().position(|name| name == "typmod");
     let seconds = seconds(&catalog, &schema, &table)?;
     let columns = rows.iter().filter_map(|row| {
         let name = row.text(4)?;
@@ -299,7 +298,7 @@ pub fn columns(
         let size = usize::try_from(row.number(7).unwrap_or(0)).unwrap_or(0);
         let mut kind = kind_of(raw, type_name, size);
         let mut digits = row.number(9);
-        let free = modifier.is_some_and(|at| row.number(at + 1) == Some(-1));
+        let free = is_free(row, &names);
         let is_time = matches!(
             kind,
             sql::TIMESTAMP | sql::TIMESTAMP_WITH_TIMEZONE | sql::TIME
@@ -321,7 +320,7 @@ pub fn columns(
             _ => size,
         };
         Some(json!({
-            "name": name, "raw": raw, "type": kind, "shown": shown(row), "size": size.min(i32::MAX as usize), "digits": digits,
+            "name": name, "raw": raw, "type": kind, "shown": shown(row, free), "size": size.min(i32::MAX as usize), "digits": digits,
         }))
     });
     let columns: Vec<Value> = columns.collect();
@@ -375,7 +374,14 @@ fn of_seconds(kind: i32, size: usize) -> Option<i64> {
     }
 }
 
-fn shown(column: &OdbcFound) -> String {
+/// Whether a column's type has no measures: PostgreSQL's driver makes up digits for such numbers, and says so in a column of
+/// its own.
+fn is_free(column: &OdbcFound, names: &[String]) -> bool {
+    let modifier = names.iter().position(|name| name == "typmod");
+    modifier.is_some_and(|at| column.number(at + 1) == Some(-1))
+}
+
+fn shown(column: &OdbcFound, free: bool) -> String {
     let name = column.text(6).unwrap_or("?");
     let (size, digits) = (
         column.number(7).unwrap_or(0),
@@ -385,7 +391,14 @@ fn shown(column: &OdbcFound) -> String {
     match raw {
         _ if name.contains('(') => name.to_owned(),
         1 | 12 | -8 | -9 | -2 | -3 if (1..1_000_000).contains(&size) => format!("{name}({size})"),
-        2 | 3 if (1..1_000).contains(&size) && digits >= 0 => format!("{name}({size},{digits})"),
+        2 | 3 if (1..1_000).contains(&size) && digits >= 0 && !free => {
+            format!("{name}({size},{digits})")
+        }
+        // Times with more digits of seconds than drivers take for granted; SQL Server's with a zone has a number of its own.
+        11 | 93 | -155 if (7..=12).contains(&digits) => {
+            let (word, rest) = name.split_at(name.find(' ').unwrap_or(name.len()));
+            format!("{word}({digits}){rest}")
+        }
         _ => name.to_owned(),
     }
 }
