@@ -9,7 +9,7 @@ use busbar_event::{Class, Error};
 use busbar_plugin::Package;
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, suggest};
 use crate::limits::{
     DIAGNOSTICS_MAX, FILE_BYTES_MAX, PLUGIN_DEPTH_MAX, PLUGIN_PATH_BYTES_MAX, PROJECT_BYTES_MAX,
     PROJECT_FILES_MAX,
@@ -108,7 +108,8 @@ const LATER: [&str; 2] = ["alerts", "dashboards"];
 
 impl Bundle {
     /// Reads the files of a project's folder. The warnings beside them name files in the folders of resources
-    /// that are no resources and are ignored; other files and folders of the project are not looked at.
+    /// that are no resources and are ignored, and folders whose names are nearly those of resources; other files and
+    /// folders of the project are not looked at.
     ///
     /// # Errors
     /// A folder that cannot be read, a file that is too long, or too many of them.
@@ -136,6 +137,7 @@ impl Bundle {
         for folder in Kind::FOLDERS.iter().map(|k| k.folder()).chain(LATER) {
             reader.folder(&dir.join(folder), folder);
         }
+        reader.misnamed(dir);
         reader.parts(dir, Kind::Connection);
         reader.parts(dir, Kind::Plugin);
         if reader.bad.is_empty() {
@@ -339,6 +341,29 @@ impl Reader {
                 self.ignored
                     .push(Diagnostic::new(&path, "", 0..0, error).warning());
             }
+        }
+    }
+
+    /// Warns of folders whose names are nearly those of resources: what is in them does not run.
+    fn misnamed(&mut self, dir: &Path) {
+        let kinds = Kind::FOLDERS.into_iter().chain([Kind::Plugin]);
+        let known: Vec<_> = kinds.map(Kind::folder).collect();
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let help = suggest(&name, known.iter().copied());
+            let is_known = known.contains(&&*name) || LATER.contains(&&*name);
+            if is_known
+                || help.is_none()
+                || !entry.path().is_dir()
+                || self.ignored.len() >= DIAGNOSTICS_MAX
+            {
+                continue;
+            }
+            let path = format!("{}/", shown(&name));
+            let error =
+                Error::new(Class::Configuration, "catalog.misnamed-folder").with("path", &path);
+            let found = Diagnostic::new(&path, "", 0..0, error).with_help(help);
+            self.ignored.push(found.warning());
         }
     }
 
@@ -568,6 +593,22 @@ mod tests {
         differs("the link leads elsewhere");
         rename(at("project"), at("gone")).unwrap();
         differs("the project is gone");
+    }
+
+    #[test]
+    fn a_folder_whose_name_is_nearly_that_of_resources_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["flow", "Streams", "tables", "data", "in", "sql"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        std::fs::write(dir.path().join("flow/a.yaml"), "from: a").unwrap();
+        let (bundle, ignored) = Bundle::read(dir.path()).unwrap();
+        assert!(bundle.files.is_empty());
+        let mut named: Vec<_> = ignored.iter().map(Diagnostic::file).collect();
+        named.sort_unstable();
+        assert_eq!(named, ["Streams/", "flow/"]);
+        assert!(ignored.iter().all(|found| found.help().is_some()));
+        assert!(!crate::has_errors(&ignored));
     }
 
     #[test]
