@@ -29,6 +29,11 @@ pub(crate) fn check_flow(flows: &Runtime, caller: &Principal, name: &str) -> Ans
     allowed(readable, name)
 }
 
+/// The same in a version of the project, where the flow may read others than now.
+pub(crate) fn check_flow_of(caller: &Principal, project: &Project, name: &str) -> Answer<()> {
+    allowed(may_read_flow_of(caller, project, name), name)
+}
+
 /// Refuses callers that may not read everything, for what cannot be shown in part.
 pub(crate) fn check_all(caller: &Principal, what: &str) -> Answer<()> {
     allowed(caller.may_read_all(), what)
@@ -65,12 +70,17 @@ pub(crate) fn may_read_file(caller: &Principal, project: &Project, path: &str) -
     match Bundle::classify(path) {
         Ok((Kind::Stream, name)) => caller.may_read_stream(name),
         Ok((Kind::Table, name)) => caller.may_read_table(name),
-        Ok((Kind::Flow, name)) => project.flows.get(name).is_some_and(|flow| {
-            let tables: Vec<String> = flow.spec.read_tables().cloned().collect();
-            may_read_flow(caller, flow.spec.streams().map(String::as_str), &tables)
-        }),
+        Ok((Kind::Flow, name)) => may_read_flow_of(caller, project, name),
         _ => false,
     }
+}
+
+/// Whether the caller may read every stream and every table that a flow reads in a version of the project.
+fn may_read_flow_of(caller: &Principal, project: &Project, name: &str) -> bool {
+    project.flows.get(name).is_some_and(|flow| {
+        let tables: Vec<String> = flow.spec.read_tables().cloned().collect();
+        may_read_flow(caller, flow.spec.streams().map(String::as_str), &tables)
+    })
 }
 
 fn allowed(may: bool, name: &str) -> Answer<()> {

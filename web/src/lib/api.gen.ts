@@ -1039,7 +1039,7 @@ export interface LineageResultView {
   found: boolean;
   /** The events that it was made of, a hundred at most: they alone give it, unless there are more. */
   inputs: EventView[];
-  /** Events that are part of it, or may be, and are not shown: there are too many, or the caller may not read their streams. */
+  /** Events that are part of it, or may be, and are not shown: there are too many. */
   more: number;
   /** It has not come out: the flow's state held it behind the last event that was read. */
   open: boolean;

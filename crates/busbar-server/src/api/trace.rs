@@ -236,7 +236,7 @@ struct LineageResultView {
     /// The events that it was made of, a hundred at most: they alone give it, unless there are more.
     #[schema(value_type = Vec<EventView>)]
     inputs: Vec<Box<RawValue>>,
-    /// Events that are part of it, or may be, and are not shown: there are too many, or the caller may not read their streams.
+    /// Events that are part of it, or may be, and are not shown: there are too many.
     more: u64,
 }
 
@@ -296,8 +296,11 @@ async fn trace(
             .version_of(&app, &name, event.event.times()[0], query.version)
             .await?;
         let (info, project) = found;
-        let traced = app.runtime.trace(&project, &name, &event).await;
         let mut view = FlowTraceView::new(name, &info, then.present, own);
+        let traced = match rights::check_flow_of(&caller, &project, &view.flow) {
+            Ok(()) => app.runtime.trace(&project, &view.flow, &event).await,
+            Err(refusal) => Err(refusal.error().clone()),
+        };
         match traced {
             Ok(traced) => {
                 searched += traced.searched;
@@ -511,9 +514,6 @@ fn step_view(step: TracedStep) -> TracedStepView {
 
 fn lineage_view(lineage: Lineage, caller: &Principal) -> LineageView {
     let view = |result: LineageResult| {
-        let inputs = result.inputs.iter();
-        let inputs = inputs.filter(|at| caller.may_read_stream(&at.stream));
-        let inputs: Vec<Box<RawValue>> = inputs.map(shown).collect();
         let made = result.event.as_ref();
         let made = made.map(|(event, place)| made_event(event, place.as_ref(), caller));
         let (event, found) = made.map_or((None, false), |(event, found)| (Some(event), found));
@@ -523,8 +523,8 @@ fn lineage_view(lineage: Lineage, caller: &Principal) -> LineageView {
             found,
             row: result.row,
             open: result.open,
-            more: result.more + (result.inputs.len() - inputs.len()) as u64,
-            inputs,
+            more: result.more,
+            inputs: result.inputs.iter().map(shown).collect(),
         }
     };
     LineageView {

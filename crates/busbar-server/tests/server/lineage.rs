@@ -1,6 +1,9 @@
 //! Which events a result of a flow with state was made of. Times are ahead of the clock, so that no window closes because a
 //! partition is idle, but for the one test of that.
 
+use std::collections::BTreeSet;
+
+use crate::access::{as_user, basic, with_admin};
 use crate::support::World;
 use serde_json::{Value, json};
 
@@ -11,6 +14,14 @@ const READINGS: (&str, &str) = (
 const SUMS: (&str, &str) = (
     "streams/sums.yaml",
     "topics: sum/+\nformat: json\nschema: { site: text, kw: float }\ntime: { max_ahead: 30000d }\n",
+);
+const LIMITS: (&str, &str) = (
+    "streams/limits.yaml",
+    "topics: limit/+\nformat: json\nschema: { site: text, most: float }\nlateness: 0s\ntime: { max_ahead: 30000d }\n",
+);
+const BEYOND: (&str, &str) = (
+    "flows/beyond.yaml",
+    "from: limits\nsteps:\n  - join: { stream: meter, on: site, within: 30s, columns: [kw] }\n  - select: site, kw - most as kw\nto:\n  - topic: sum/beyond\n",
 );
 const WINDOW: (&str, &str) = (
     "flows/sum.yaml",
@@ -105,6 +116,15 @@ fn a_result_of_a_window_names_the_events_in_it_and_is_found_in_the_log() {
     );
     assert_eq!(result["event"]["stream"], "sums");
     assert_eq!(inputs(result), of("meter", &[0, 2]), "{first:#}");
+    let payloads = [
+        &result["inputs"][0]["payload"],
+        &result["inputs"][1]["payload"],
+    ];
+    let sent = [
+        json!({ "site": "a", "kw": 1.0 }),
+        json!({ "site": "a", "kw": 3.0 }),
+    ];
+    assert_eq!(payloads, [&sent[0], &sent[1]], "{first:#}");
     assert_eq!(
         (&result["more"], first["results"][1].clone()),
         (&json!(0), Value::Null)
@@ -187,18 +207,12 @@ fn a_result_of_the_aggregator_and_of_a_join_names_the_events_of_its_group() {
     let world = World::new(&[
         READINGS,
         SUMS,
-        (
-            "streams/limits.yaml",
-            "topics: limit/+\nformat: json\nschema: { site: text, most: float }\nlateness: 0s\ntime: { max_ahead: 30000d }\n",
-        ),
+        LIMITS,
         (
             "flows/pairs.yaml",
             "from: meter\nsteps:\n  - aggregate: { by: [site], count: 2, within: 1h, reopen: true, select: 'site, sum(kw) as kw' }\nto:\n  - topic: sum/${site}\n",
         ),
-        (
-            "flows/beyond.yaml",
-            "from: limits\nsteps:\n  - join: { stream: meter, on: site, within: 30s, columns: [kw] }\n  - select: site, kw - most as kw\nto:\n  - topic: sum/beyond\n",
-        ),
+        BEYOND,
     ]);
     readings(
         &world,
@@ -282,11 +296,58 @@ fn events_of_other_partitions_are_found_where_rows_are_regrouped() {
         (&json!(16.0), &json!(true)),
         "{trace:#}"
     );
-    let inputs = inputs(result);
-    assert_eq!(inputs.len(), 16, "{trace:#}");
-    let partitions: std::collections::BTreeSet<u64> =
-        inputs.iter().map(|(_, partition, _)| *partition).collect();
+    // Each is one of those that were sent first, as it was.
+    let shown = result["inputs"].as_array().unwrap();
+    assert!(
+        shown.iter().all(|event| event["payload"]["site"] == "a"),
+        "{trace:#}"
+    );
+    let inputs: BTreeSet<_> = inputs(result).into_iter().collect();
+    assert_eq!((shown.len(), inputs.len()), (16, 16), "{trace:#}");
+    let partitions: BTreeSet<u64> = inputs.iter().map(|(_, partition, _)| *partition).collect();
     assert!(partitions.len() > 1, "{partitions:?}");
+}
+
+#[test]
+fn a_result_of_two_streams_names_the_events_of_each() {
+    let window = WINDOW.1.replace(
+        "from: meter\nsteps:\n",
+        "from: [meter, spare]\nsteps:\n  - select: site, kw\n",
+    );
+    let world = World::new(&[
+        READINGS,
+        (
+            "streams/spare.yaml",
+            "topics: spare/+\nformat: json\nschema: { site: text, kw: float }\nlateness: 0s\ntime: { max_ahead: 30000d }\n",
+        ),
+        SUMS,
+        (WINDOW.0, window.as_str()),
+    ]);
+    // The last two close the window.
+    for (topic, second, kw) in [
+        ("meter/a", "00:10", 1.0),
+        ("spare/a", "00:20", 2.0),
+        ("meter/b", "01:10", 4.0),
+        ("spare/b", "01:20", 4.0),
+    ] {
+        let event = json!({
+            "topic": topic, "time": format!("2090-11-29T08:{second}Z"),
+            "payload": { "site": &topic[6..], "kw": kw }
+        });
+        assert_eq!(world.post("/api/v1/events", &event).status, 200);
+    }
+    wait_for(&world, "sums", 1);
+    for stream in ["meter", "spare"] {
+        let found = lineage(&world, stream, 0);
+        let result = &found["results"][0];
+        assert_eq!(
+            (&result["event"]["payload"]["kw"], &result["found"]),
+            (&json!(3.0), &json!(true)),
+            "{found:#}"
+        );
+        let both = [of("meter", &[0]), of("spare", &[0])].concat();
+        assert_eq!(inputs(result), both, "{found:#}");
+    }
 }
 
 #[test]
@@ -332,4 +393,158 @@ fn a_large_group_is_shown_up_to_the_bound_and_the_rest_is_counted() {
     let more = result["more"].as_u64().unwrap();
     assert_eq!(shown.len(), 100, "{found:#}");
     assert!((50..=51).contains(&more), "{more}");
+}
+
+#[test]
+fn an_event_of_many_results_shows_the_first_of_them_and_counts_the_rest() {
+    let world = World::new(&[READINGS, SUMS, LIMITS, BEYOND]);
+    let all: Vec<(&str, u32, f64)> = (0..20).map(|at| ("a", at, f64::from(at))).collect();
+    readings(&world, &all);
+    let limit = json!({
+        "topic": "limit/a", "time": "2090-11-29T08:00:10Z", "payload": { "site": "a", "most": 0.5 }
+    });
+    assert_eq!(world.post("/api/v1/events", &limit).status, 200);
+    wait_for(&world, "sums", 20);
+    let found = lineage(&world, "limits", 0);
+    let results = found["results"].as_array().unwrap();
+    assert_eq!(
+        (results.len(), &found["more"]),
+        (16, &json!(4)),
+        "{found:#}"
+    );
+    let readings: BTreeSet<u64> = results
+        .iter()
+        .map(|result| {
+            let inputs = inputs(result);
+            assert_eq!(inputs.len(), 2, "{found:#}");
+            inputs[1].2
+        })
+        .collect();
+    assert_eq!(readings.len(), 16, "{found:#}");
+    // Each is at its own place, though one frame has them all.
+    let places: BTreeSet<u64> = results
+        .iter()
+        .filter(|result| result["found"] == true)
+        .filter_map(|result| result["event"]["offset"].as_u64())
+        .collect();
+    assert_eq!(places.len(), 16, "{found:#}");
+}
+
+/// Running flows again takes its time: the others are asked for by name.
+#[test]
+fn four_flows_of_an_event_are_run_again_at_once() {
+    let names = ["a", "b", "c", "d", "e"].map(|name| format!("flows/{name}.yaml"));
+    let flows = names.iter().map(|name| (name.as_str(), WINDOW.1));
+    let files: Vec<_> = [READINGS, SUMS].into_iter().chain(flows).collect();
+    let world = World::new(&files);
+    readings(&world, &[("a", 10, 1.0), ("b", 70, 1.0)]);
+    wait_for(&world, "sums", 5);
+    let path = "/api/v1/trace?stream=meter&partition=0&offset=0";
+    let trace = world.get_json(path);
+    let flows = trace["flows"].as_array().unwrap().iter();
+    let made: Vec<usize> = flows
+        .map(|flow| flow["lineage"]["results"].as_array().map_or(0, Vec::len))
+        .collect();
+    assert_eq!(made, [1, 1, 1, 1, 0], "{trace:#}");
+    let last = world.get_json(&format!("{path}&flow=e"));
+    assert_eq!(
+        inputs(&last["flows"][0]["lineage"]["results"][0]),
+        of("meter", &[0]),
+        "{last:#}"
+    );
+}
+
+/// What the flow's state held of events before those that it is run over again is missing.
+#[test]
+fn a_lineage_says_whether_it_is_of_all_events_before() {
+    let world = World::new(&[READINGS, SUMS, WINDOW]);
+    // More than half of what a run takes, left out by the condition.
+    let before: Vec<Value> = (0..2_060)
+        .map(|_| json!({
+            "topic": "meter/z", "time": "2090-11-29T08:00:00Z", "payload": { "site": "z", "kw": 0 }
+        }))
+        .collect();
+    assert_eq!(world.post("/api/v1/events", &json!(before)).status, 200);
+    readings(&world, &[("a", 10, 1.0), ("a", 20, 2.0), ("b", 70, 1.0)]);
+    wait_for(&world, "sums", 1);
+    let found = lineage(&world, "meter", 2_061);
+    let result = &found["results"][0];
+    assert_eq!(inputs(result), of("meter", &[2_060, 2_061]), "{found:#}");
+    assert_eq!(
+        (&result["event"]["payload"]["kw"], &result["found"]),
+        (&json!(3.0), &json!(true)),
+        "{found:#}"
+    );
+    // From 2,048 events before it to the end.
+    assert_eq!(
+        (&found["whole"], &found["events"]),
+        (&json!(false), &json!(2_050)),
+        "{found:#}"
+    );
+}
+
+/// What a flow read in an older version is shown to those alone who may read it.
+#[test]
+fn an_older_version_of_a_flow_is_for_those_who_may_read_what_it_read() {
+    let (world, ann) = with_admin(&[READINGS, SUMS, LIMITS, BEYOND]);
+    let vic = json!({
+        "name": "vic", "password": "a-good-password", "role": "viewer", "rules": { "read": ["stream:limits"] }
+    });
+    let post = |path: &str, body: &Value| {
+        let answer = as_user(&world, "POST", &format!("/api/v1/{path}"), &ann, body);
+        assert!(matches!(answer.status, 200 | 201), "{answer:?}");
+    };
+    post("users", &vic);
+    let vic = basic("vic", "a-good-password");
+    for (topic, payload) in [
+        ("meter/a", json!({ "site": "a", "kw": 4321.5 })),
+        ("limit/a", json!({ "site": "a", "most": 1.0 })),
+    ] {
+        let time = "2090-11-29T08:00:15Z";
+        post(
+            "events",
+            &json!({ "topic": topic, "time": time, "payload": payload }),
+        );
+    }
+    let get = |path: &str, login: &str| {
+        as_user(
+            &world,
+            "GET",
+            &format!("/api/v1/{path}"),
+            login,
+            &Value::Null,
+        )
+        .json()
+    };
+    let begun = std::time::Instant::now();
+    while get("streams/sums", &ann)["end"] != 1 {
+        assert!(begun.elapsed() < crate::support::PATIENCE);
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    let alone = "from: limits\nsteps:\n  - select: site, most as kw\nto:\n  - topic: sum/beyond\n";
+    let files = [READINGS, SUMS, LIMITS, (BEYOND.0, alone)];
+    let files: serde_json::Map<String, Value> = files
+        .iter()
+        .map(|(path, text)| ((*path).to_owned(), json!(text)))
+        .collect();
+    post("apply", &json!({ "files": files }));
+    let traced = |version: u64, login: &str| {
+        let path = format!("trace?stream=limits&partition=0&offset=0&version={version}");
+        get(&path, login)["flows"][0].take()
+    };
+    let then = traced(1, &ann);
+    let expected = [of("limits", &[0]), of("meter", &[0])].concat();
+    assert_eq!(inputs(&then["lineage"]["results"][0]), expected, "{then:#}");
+    let hidden = traced(1, &vic);
+    assert_eq!(hidden["error"]["code"], "access.read-denied", "{hidden:#}");
+    assert!(!hidden.to_string().contains("432"), "{hidden:#}");
+    let now = traced(2, &vic);
+    assert_eq!(
+        (
+            &now["error"],
+            &now["outputs"][0]["events"][0]["event"]["payload"]["kw"]
+        ),
+        (&Value::Null, &json!(1.0)),
+        "{now:#}"
+    );
 }
