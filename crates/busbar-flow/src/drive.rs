@@ -170,7 +170,7 @@ impl Driving {
         }
     }
 
-    /// Opens the source and takes what it brings, until it fails or is over.
+    /// Opens the source and takes what it brings, until it fails or is over; closes it in good order if it has not failed.
     async fn drive(&mut self, backoff: &mut Backoff) -> Result<Ended, Error> {
         let resume = self.resume();
         self.status.lock().positions = resume.positions.clone();
@@ -182,6 +182,18 @@ impl Driving {
             tables: Arc::clone(&self.tables),
         };
         let mut source = self.connector.source(&self.spec, context).await?;
+        let ended = self.bring(source.as_mut(), &resume, backoff).await?;
+        source.close().await?;
+        Ok(ended)
+    }
+
+    /// Takes what a source brings, until it fails or is over.
+    async fn bring(
+        &mut self,
+        source: &mut dyn Source,
+        resume: &Resume,
+        backoff: &mut Backoff,
+    ) -> Result<Ended, Error> {
         let mut parts: BTreeMap<Arc<str>, Part> = BTreeMap::new();
         if backoff.tries() == 0 {
             self.tell("running", None);
@@ -190,10 +202,7 @@ impl Driving {
         loop {
             let polled = tokio::select! {
                 biased;
-                () = told(self.stopped.clone()) => {
-                    source.close().await?;
-                    return Ok(Ended::Stopped);
-                }
+                () = told(self.stopped.clone()) => return Ok(Ended::Stopped),
                 Some((table, answer)) = self.asked.recv() => {
                     // Whoever asked may have gone.
                     let _ = answer.send(source.take_anew(&table));
@@ -204,15 +213,15 @@ impl Driving {
             };
             self.status.lock().lag_bytes = source.lag_bytes();
             if counted.is_none_or(|at| at.elapsed() >= LAG_EVERY) {
-                self.look(source.as_ref());
+                self.look(source);
                 counted = Some(Instant::now());
             }
             match polled {
                 Ok(Polled::Batch(polling)) => {
-                    let part = parts.entry(Arc::clone(&polling.part)).or_insert_with(|| {
-                        Part::new(&self.bus, &self.name, &polling.part, &resume)
-                    });
-                    if !self.take(source.as_mut(), part, polling, backoff).await? {
+                    let part = parts
+                        .entry(Arc::clone(&polling.part))
+                        .or_insert_with(|| Part::new(&self.bus, &self.name, &polling.part, resume));
+                    if !self.take(source, part, polling, backoff).await? {
                         return Ok(Ended::Stopped);
                     }
                     self.works(backoff);
@@ -224,14 +233,10 @@ impl Driving {
                         self.forget(&part);
                     }
                     if self.sleep(pause).await {
-                        source.close().await?;
                         return Ok(Ended::Stopped);
                     }
                 }
-                Ok(Polled::End) => {
-                    source.close().await?;
-                    return Ok(Ended::Over);
-                }
+                Ok(Polled::End) => return Ok(Ended::Over),
                 Err(error) if error.class() == Class::Permanent => {
                     // What it could not read is gone by; it says what it was and goes on.
                     tracing::warn!(connection = %self.name, %error, "the source skipped something");

@@ -111,6 +111,8 @@ fn members_share_partitions_and_hand_them_over() {
     assert_eq!(all(everything, 4_000), (0..4_000).collect::<Vec<_>>());
     // A node is stopped in good order: its partitions are read on at once, from where it was.
     second.apply(&[STREAM]);
+    let members = || peer.ask(json!({"do": "members", "group": topic}));
+    assert_eq!(members(), 2, "it has left the group");
     other.ask(json!({"do": "leave"}));
     produce(&peer, &topic, 4_000..5_000);
     share(&[&first], 4, 4);
@@ -176,6 +178,33 @@ fn partitions_of_a_node_that_dies_are_taken_over() {
         both.into_iter().filter(|n| *n >= 1_000).collect::<Vec<_>>()
     };
     assert_eq!(all(late, 2_000), (1_000..3_000).collect::<Vec<_>>());
+}
+
+/// The group is told of what is on the disk and of nothing else: whoever takes over from a node that had no room for what it had
+/// read begins before it.
+#[test]
+fn records_that_found_no_room_are_left_to_the_next_member() {
+    let peer = kafka().peer();
+    let topic = kafka().topic(&peer, PARTITIONS, &json!({}));
+    let first = member(&topic);
+    produce(&peer, &topic, 0..100);
+    assert_eq!(all(|| taken(&first), 100), (0..100).collect::<Vec<_>>());
+    first.disk.set_capacity(Some(0));
+    produce(&peer, &topic, 100..5_000);
+    eventually("no room", || match first.source("c") {
+        status if status.state == "retrying" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    // It leaves the group in good order, and tells it what there is to tell.
+    first.apply(&[STREAM]);
+    assert_eq!(peer.ask(json!({"do": "members", "group": topic})), 0);
+    let kept = taken(&first);
+    assert!(kept.len() < 5_000);
+    let second = member(&topic);
+    assert_eq!(
+        all(|| [kept.clone(), taken(&second)].concat(), 5_000),
+        (0..5_000).collect::<Vec<_>>()
+    );
 }
 
 /// More partitions, and a topic that a pattern finds, are shared out, too.
