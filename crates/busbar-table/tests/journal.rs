@@ -114,6 +114,33 @@ fn what_was_written_is_there_after_a_power_cut_but_for_what_has_lived_its_time()
 }
 
 #[test]
+fn a_write_that_is_not_on_the_disk_is_not_in_the_table() {
+    let spec = r#"{"hot": {}, "key": ["k"]}"#;
+    let disk = SimDisk::new(1);
+    let clock = Arc::new(ManualClock::new(0));
+    let open = || open(Arc::new(disk.clone()), Path::new("/data"), &clock, spec);
+    let tables = open();
+    let t = table(&tables);
+    let at = |position| ProducerPosition::new("p", position);
+    t.evolve(&rows(&[]).schema()).unwrap();
+    t.apply(&rows(&[("a", 1)]), Some(&at(1))).unwrap();
+    disk.fail_syncs(1);
+    let second = rows(&[("a", 2), ("b", 1)]);
+    t.apply(&second, Some(&at(2))).unwrap_err();
+    assert_eq!(all(&t), pairs(&[("a", 1)]));
+    assert_eq!(t.position("p").unwrap(), Some(1));
+    // The log tries another file after a second.
+    clock.set(2 * SECOND);
+    let again = t.apply(&second, Some(&at(2))).unwrap();
+    assert!(!again.duplicate);
+    disk.crash();
+    drop((t, tables));
+    let tables = open();
+    assert_eq!(all(&table(&tables)), pairs(&[("a", 2), ("b", 1)]));
+    assert_eq!(table(&tables).position("p").unwrap(), Some(2));
+}
+
+#[test]
 fn a_journal_that_has_grown_large_is_replaced_by_what_the_table_holds() {
     let spec = r#"{"hot": {}, "key": ["k"]}"#;
     let folder = tempfile::tempdir().unwrap();

@@ -260,12 +260,15 @@ fn who_reads_while_rows_are_written_sees_each_moment_whole() {
         table.change(&rows).unwrap();
     };
     change(1);
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // The readers end also where an assertion here fails.
+        let _over = SetAtEnd(&is_over);
         let readers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
                     let mut seen = 0;
-                    while seen < CHANGES {
+                    while seen < CHANGES && !is_over.load(Ordering::SeqCst) {
                         let both = read(&[1, 2]);
                         assert_eq!(both[0], both[1]);
                         assert!(both[0] >= seen, "{both:?} after {seen}");

@@ -242,3 +242,84 @@ impl Hot {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
+    use arrow::datatypes::Int64Type;
+    use busbar_log::sim::SimDisk;
+    use busbar_log::{Clock, Log, LogOptions, ManualClock};
+
+    use super::*;
+    use crate::spec::{Engine, TableSpec};
+    use crate::table::Scan;
+
+    const SPEC: &str = r#"{"hot": {"ttl": "10s", "moves_to": "r"}, "key": ["k"],
+        "columns": [{"name": "k", "type": "text"}, {"name": "v", "type": "int"}]}"#;
+
+    /// The table of a node that has begun; with its journal, if it has one.
+    fn open(disk: &SimDisk, clock: &Arc<ManualClock>, has_journal: bool) -> (Hot, Log) {
+        let (disk, folder) = (Arc::new(disk.clone()), Path::new("/data"));
+        let log = Log::open(disk, folder, LogOptions::default(), Arc::clone(clock) as _);
+        let log = log.expect("the log opens");
+        let journal = log.partition("h", Hot::journal_options());
+        let journal = has_journal.then(|| journal.expect("a journal"));
+        let spec: TableSpec = serde_json::from_str(SPEC).expect("a spec");
+        let Ok(Engine::Hot(options)) = spec.engine("h") else {
+            panic!("a hot table");
+        };
+        let schema = spec.schema("h").expect("columns");
+        let clock = Arc::clone(clock) as Arc<dyn Clock>;
+        let table = Hot::new("h", &schema, &spec.key, options.clone(), clock, journal);
+        let table = table.expect("the table opens");
+        table.reconfigure(options).expect("it takes its options");
+        (table, log)
+    }
+
+    fn put(table: &Hot, key: &str, value: i64) {
+        let rows = RecordBatch::try_from_iter([
+            ("k", Arc::new(StringArray::from(vec![key])) as ArrayRef),
+            ("v", Arc::new(Int64Array::from(vec![value]))),
+        ]);
+        let rows = rows.expect("columns of one length");
+        table.apply(&rows, None).expect("written");
+    }
+
+    fn all(table: &Hot) -> Vec<(String, i64)> {
+        let mut found = Vec::new();
+        for batch in table.scan(&Scan::default()).expect("a scan") {
+            let batch = batch.expect("rows");
+            let keys = batch.column(0).as_string::<i32>().iter().flatten();
+            let values = batch.column(1).as_primitive::<Int64Type>().values();
+            found.extend(keys.map(str::to_owned).zip(values.iter().copied()));
+        }
+        found
+    }
+
+    #[test]
+    fn a_row_that_is_written_while_it_moves_stays() {
+        for has_journal in [false, true] {
+            let (disk, clock) = (SimDisk::new(1), Arc::new(ManualClock::new(0)));
+            let (table, log) = open(&disk, &clock, has_journal);
+            put(&table, "a", 1);
+            put(&table, "b", 1);
+            clock.set(11_000_000);
+            let due = table.due().expect("an answer").expect("rows");
+            assert_eq!(due.rows().num_rows(), 2);
+            put(&table, "a", 2);
+            due.leave(&[false, false]).expect("left");
+            let stays = [("a".to_owned(), 2)];
+            assert_eq!(all(&table), stays);
+            assert_eq!(table.stats().expect("counted").moved, 1);
+            assert!(table.due().expect("an answer").is_none());
+            if has_journal {
+                disk.kill();
+                drop((table, log));
+                let (table, _log) = open(&disk, &clock, true);
+                assert_eq!(all(&table), stays);
+            }
+        }
+    }
+}

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray as _, BooleanArray, Int64Array, RecordBatch, StringArray,
+};
 use busbar_log::{Log, LogOptions, ManualClock, OsDisk};
 use busbar_table::{
     ChangeColumns, ChangeLog, Newer, ProducerPosition, Table, TableSpec, Tables, Write,
@@ -218,8 +220,16 @@ fn each_piece_of_a_delivery_says_who_has_written_it() {
         let node = node.restarted();
         let table = node.table();
         let (_, rows) = log(&*table).picture().expect("a picture");
-        let count = |rows: Result<RecordBatch, _>| rows.expect("rows").num_rows();
-        assert_eq!(rows.map(count).sum::<usize>(), 1);
+        let keys = rows.flat_map(|rows| {
+            let rows = rows.expect("rows");
+            let keys = rows.column_by_name("k").expect("a column");
+            let keys = keys.as_string::<i32>().iter().flatten();
+            keys.map(str::to_owned).collect::<Vec<_>>()
+        });
+        assert_eq!(keys.collect::<Vec<_>>(), ["c"]);
+        let mut again = changes(log(&*table), behind);
+        again[2..4].sort();
+        assert_eq!(again, found);
     });
 }
 
