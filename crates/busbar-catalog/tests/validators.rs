@@ -74,11 +74,23 @@ fn xmllint_and_the_own_validation_give_the_same_verdicts() {
                 "what was written fits its schema: {document}"
             );
         }
+        // What columns do not read is not valid: a moment without an offset, a required text without letters.
+        for (part, other) in [("Z</since>", "</since>"), (">王小明</", "> </")] {
+            assert!(written[0].contains(part), "{}", written[0]);
+            let document = written[0].replace(part, other);
+            assert_eq!(own_verdict(&own, &document), Verdict::Invalid, "{document}");
+        }
         let own: Vec<Verdict> = all.iter().map(|text| own_verdict(&own, text)).collect();
         let peer = xmllint(folder.path(), &all);
         for ((text, own), peer) in all.iter().zip(&own).zip(&peer) {
             assert_eq!(own, peer, "{text}");
         }
+        let valid = all.iter().zip(&own);
+        let valid = valid.filter(|(_, own)| **own == Verdict::Valid);
+        assert_eq!(
+            refused(valid.map(|(text, _)| text.as_bytes()).collect()),
+            [] as [&str; 0]
+        );
         for verdict in [Verdict::Valid, Verdict::Invalid, Verdict::Unreadable] {
             let count = own[written.len()..]
                 .iter()
@@ -89,13 +101,28 @@ fn xmllint_and_the_own_validation_give_the_same_verdicts() {
     }
 }
 
-fn schema(namespace: Option<&str>) -> String {
-    let columns = COLUMNS.map(|(path, field_type, required)| FieldSpec {
-        path: Some(path.to_owned()),
-        required,
-        ..FieldSpec::new(path, field_type)
+fn columns() -> Vec<FieldSpec> {
+    let columns = COLUMNS.iter().enumerate();
+    let columns = columns.map(|(at, (path, field_type, required))| FieldSpec {
+        path: Some((*path).to_owned()),
+        required: *required,
+        ..FieldSpec::new(format!("c{at}"), *field_type)
     });
-    xsd_of("patient", namespace, None, &columns).unwrap_or_else(|error| panic!("{error}"))
+    columns.collect()
+}
+
+fn schema(namespace: Option<&str>) -> String {
+    xsd_of("patient", namespace, None, &columns()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Why documents are not read by the columns that their schema was derived from.
+fn refused(documents: Vec<&[u8]>) -> Vec<String> {
+    let schema = SchemaSpec(columns()).schema().unwrap();
+    let all: Vec<usize> = (0..COLUMNS.len()).collect();
+    let decoder = Decoder::new(&FormatSpec::Xml(Default::default()), &schema, &all);
+    let decoded = decoder.unwrap().decode(&BinaryArray::from_vec(documents));
+    let refused = decoded.rejected.iter();
+    refused.map(|one| one.cause.to_string()).collect()
 }
 
 /// The rows as documents.

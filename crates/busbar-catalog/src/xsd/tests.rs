@@ -60,6 +60,21 @@ fn valid_documents_are_read_by_the_columns_of_their_schema() {
     );
 }
 
+/// Such an element has nothing in it, also where it would have to.
+#[test]
+fn nothing_is_required_in_an_element_that_may_be_nil() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("main.xsd");
+    for (nillable, expected) in [("false", "text a.b required"), ("true", "text a.b")] {
+        let schema = format!(
+            "{HEAD}<xs:element name='r'><xs:complexType><xs:sequence><xs:element name='a' nillable='{nillable}'><xs:complexType><xs:sequence><xs:element name='b' type='xs:date'/></xs:sequence></xs:complexType></xs:element></xs:sequence></xs:complexType></xs:element></xs:schema>"
+        );
+        std::fs::write(&file, schema).unwrap();
+        let found = columns_of_xsd(&file, None, None).unwrap();
+        assert_eq!(lines(&found), [expected]);
+    }
+}
+
 #[test]
 fn deep_elements_are_json() {
     let found = columns_of_xsd(&folder().join("visit.xsd"), None, Some(1)).unwrap();
