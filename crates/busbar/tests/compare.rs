@@ -319,6 +319,99 @@ fn tables_of_unlike_systems_are_compared_and_put_right() {
     }
 }
 
+/// PostgreSQL repeats no large value that a change leaves as it is.
+#[test]
+fn what_a_change_leaves_out_stays_in_the_copies_of_a_table_of_postgresql() {
+    let site = Site::open();
+    let maria = |sql: &str| {
+        site.in_maria(sql)
+            .unwrap_or_else(|why| panic!("{why}: {sql}"))
+    };
+    let pg = |sql: &str| site.in_pg(sql).unwrap_or_else(|why| panic!("{why}: {sql}"));
+    maria("create database d character set utf8mb4");
+    pg(
+        "create table doc (id bigint primary key, title text, body text); \
+        alter table doc alter column body set storage external; \
+        insert into doc select n, 't' || n, repeat(n::text, 20000) from generate_series(1, 4) n",
+    );
+    let project = site.node.project();
+    let project = project.to_str().expect("a path");
+    let copies = [
+        "m",
+        "hot:doc_hot",
+        "relational:doc_relational",
+        "wide:doc_wide",
+    ];
+    for to in copies {
+        let (planned, code) =
+            site.busbar(&["copy-table", "--json", "--project", project, "p:doc", to]);
+        assert_eq!(
+            (code, &planned["statements"]),
+            (0, &serde_json::json!([])),
+            "{planned}"
+        );
+        // Where it is written the password is in the file, and nowhere else.
+        assert!(
+            !planned.to_string().contains("password: secret"),
+            "{planned}"
+        );
+    }
+    let (answer, code) = site.busbar(&["apply", "--json", project]);
+    assert_eq!(code, 0, "{answer}");
+    let same = |rows: u64| {
+        for copy in ["m:doc", "doc_hot", "doc_relational", "doc_wide"] {
+            site.same("p:doc", copy, rows);
+        }
+    };
+    same(4);
+    pg(
+        "update doc set title = 'other' where id = 1; update doc set id = 30 where id = 3; delete from doc where id = 2",
+    );
+    pg(
+        "update doc set body = repeat('z', 30000) where id = 4; insert into doc values (5, null, repeat('y', 20000))",
+    );
+    same(4);
+    // A user who may not follow is told of before anything is written.
+    pg("create role reader login password 'secret'; grant select on doc to reader");
+    let reader = format!(
+        "postgres: {{ address: '127.0.0.1:{}', database: postgres, user: reader, password: secret, write: {{ table: t }} }}\n",
+        site.pg
+    );
+    let file = site.node.project().join("connections/r.yaml");
+    std::fs::write(file, reader).expect("a file");
+    let (answer, code) = site.busbar(&["apply", "--json", project]);
+    assert_eq!(code, 0, "{answer}");
+    let plan = [
+        "copy-table",
+        "--json",
+        "--project",
+        project,
+        "r:doc",
+        "hot:read",
+    ];
+    let (planned, code) = site.busbar(&plan);
+    let needed: Vec<_> = planned["statements"]
+        .as_array()
+        .expect("statements")
+        .iter()
+        .filter_map(|needed| needed["statement"].as_str())
+        .collect();
+    assert_eq!(
+        (code, &needed[..]),
+        (1, &["ALTER ROLE \"reader\" REPLICATION"][..]),
+        "{planned}"
+    );
+    assert!(!site.node.project().join("flows/read.yaml").exists());
+    pg(needed[0]);
+    let (planned, code) = site.busbar(&plan);
+    assert_eq!(
+        (code, &planned["statements"]),
+        (0, &serde_json::json!([])),
+        "{planned}"
+    );
+    assert!(site.node.project().join("flows/read.yaml").exists());
+}
+
 #[test]
 fn a_table_is_copied_and_kept_in_step_by_the_files_of_the_plan() {
     let site = Site::open();

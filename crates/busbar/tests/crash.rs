@@ -204,6 +204,7 @@ fn what_workers_of_a_plugin_make_is_there_once_although_they_and_the_node_are_ki
         let mqtt = node.mqtt;
         let alive = AtomicBool::new(true);
         next = thread::scope(|scope| {
+            let end = ClearAtEnd(&alive);
             let publisher = scope.spawn(|| publish_qos1(mqtt, next, &alive));
             // Each once: an event on which a worker ends twice is a dead letter.
             for worker in 0..PLUGIN_WORKERS {
@@ -212,7 +213,7 @@ fn what_workers_of_a_plugin_make_is_there_once_although_they_and_the_node_are_ki
             }
             thread::park_timeout(Duration::from_millis(random.below(LOAD_MILLIS_MAX)));
             node.kill();
-            alive.store(false, Ordering::Release);
+            drop(end);
             publisher.join().expect("the publisher").0
         });
     }
@@ -531,5 +532,14 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound
+    }
+}
+
+/// Clears a flag when it is dropped, also where the test fails: the scope waits for the threads that look at it.
+struct ClearAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for ClearAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }

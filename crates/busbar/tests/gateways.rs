@@ -118,11 +118,15 @@ fn what_was_acknowledged_is_there_after_a_kill() {
             node.start();
         }
         let alive = AtomicBool::new(true);
+        // Before the threads begin: the scope would wait for those that publish where another one cannot log in.
+        let publishers: Vec<_> = DRIVERS
+            .iter()
+            .map(|driver| publisher(&node, *driver, ADMIN))
+            .collect();
         let promised: Vec<BTreeSet<u64>> = std::thread::scope(|scope| {
-            let publishing: Vec<_> = DRIVERS
-                .iter()
-                .map(|driver| {
-                    let mut publisher = publisher(&node, *driver, ADMIN);
+            let publishing: Vec<_> = publishers
+                .into_iter()
+                .map(|mut publisher| {
                     let alive = &alive;
                     scope.spawn(move || {
                         let mut promised = BTreeSet::new();

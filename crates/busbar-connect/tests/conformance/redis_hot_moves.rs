@@ -17,7 +17,7 @@ use crate::redis_hot::cases::{LOOSE, all, at, batch, pairs, rows};
 use crate::redis_hot::{Bench, databases, keys, number, specs, system};
 use crate::redis_losing::{LosingPort, Lost};
 use crate::servers::{own_redis, redis};
-use crate::world::{World, eventually};
+use crate::world::{AtEnd, World, eventually};
 
 const MOVES: &str = r#", "ttl": "10s", "moves_to": "later""#;
 const SECOND: i64 = 1_000_000;
@@ -51,7 +51,7 @@ fn rows_move_when_their_time_is_over() {
         Ok(stats) if stats.rows == 0 => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    assert_eq!(keys(&later), ["a", "b"]);
+    assert_eq!(all(&later), pairs(&[("a", 2), ("b", 1)]));
 }
 
 /// A table whose rows somebody moves by hand.
@@ -293,12 +293,12 @@ fn a_server_that_is_killed_loses_no_row_and_no_move() {
     let mut written: BTreeSet<String> = BTreeSet::new();
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let _over = AtEnd(|| is_over.store(true, Ordering::SeqCst));
             for _ in 0..4 {
                 crate::world::rest(300);
                 server.kill();
                 server.start();
             }
-            is_over.store(true, Ordering::SeqCst);
         });
         let mut position = 0;
         while !is_over.load(Ordering::SeqCst) {
