@@ -181,13 +181,13 @@ impl BinlogType {
             13 => BinlogType::Year,
             10 | 14 => BinlogType::Date,
             19 => BinlogType::Time {
-                digits: measures.u8()?.into(),
+                digits: digits(measures)?,
             },
             18 => BinlogType::DateTime {
-                digits: measures.u8()?.into(),
+                digits: digits(measures)?,
             },
             17 => BinlogType::Timestamp {
-                digits: measures.u8()?.into(),
+                digits: digits(measures)?,
             },
             other => BinlogType::Other(other),
         })
@@ -399,6 +399,11 @@ pub fn cell(kind: &BinlogType, reader: &mut Reader) -> Option<Bytes> {
     Some(out.into())
 }
 
+/// Digits behind the seconds, of which no server has more than 6.
+fn digits(measures: &mut Reader) -> Option<usize> {
+    Some(usize::from(measures.u8()?)).filter(|digits| *digits <= 6)
+}
+
 fn hex(bytes: &[u8], out: &mut String) {
     out.push_str("0x");
     for byte in bytes {
@@ -593,5 +598,15 @@ mod tests {
 
     fn read_cut(kind: &BinlogType, bytes: &[u8]) -> bool {
         cell(kind, &mut Reader::new(&Bytes::copy_from_slice(bytes))).is_none()
+    }
+
+    #[test]
+    fn more_digits_than_a_server_has_are_refused() {
+        let of = |digits: u8| {
+            let mut measures = Reader::new(&Bytes::copy_from_slice(&[digits]));
+            BinlogType::read(19, &mut measures)
+        };
+        assert_eq!(of(6), Some(BinlogType::Time { digits: 6 }));
+        assert_eq!(of(7), None);
     }
 }

@@ -583,6 +583,10 @@ fn expected(value: &Value, field_type: FieldType) -> Option<Value> {
         (Value::String(text), FieldType::Text) => Value::from(text.as_str()),
         (value, FieldType::Text) => Value::from(value.to_string()),
         (Value::Bool(value), FieldType::Bool) => Value::from(*value),
+        (Value::Number(number), FieldType::Bool) => match number.as_u64() {
+            Some(digit @ (0 | 1)) => Value::from(digit == 1),
+            _ => return None,
+        },
         (Value::Number(number), FieldType::Float) => Value::from(number.as_f64()?),
         (Value::Number(number), FieldType::Int) => match (number.as_i64(), number.as_f64()) {
             (Some(value), _) => Value::from(value),
