@@ -1,6 +1,6 @@
 //! The files of a project: path and text, as they are read from a folder or sent to a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -348,15 +348,14 @@ impl Reader {
     fn misnamed(&mut self, dir: &Path) {
         let kinds = Kind::FOLDERS.into_iter().chain([Kind::Plugin]);
         let known: Vec<_> = kinds.map(Kind::folder).collect();
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let folders = entries.filter(|entry| entry.path().is_dir());
+        let names = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let names: BTreeSet<String> = names.collect();
+        for name in names {
             let help = suggest(&name, known.iter().copied());
             let is_known = known.contains(&&*name) || LATER.contains(&&*name);
-            if is_known
-                || help.is_none()
-                || !entry.path().is_dir()
-                || self.ignored.len() >= DIAGNOSTICS_MAX
-            {
+            if is_known || help.is_none() || self.ignored.len() >= DIAGNOSTICS_MAX {
                 continue;
             }
             let path = format!("{}/", shown(&name));
@@ -604,8 +603,7 @@ mod tests {
         std::fs::write(dir.path().join("flow/a.yaml"), "from: a").unwrap();
         let (bundle, ignored) = Bundle::read(dir.path()).unwrap();
         assert!(bundle.files.is_empty());
-        let mut named: Vec<_> = ignored.iter().map(Diagnostic::file).collect();
-        named.sort_unstable();
+        let named: Vec<_> = ignored.iter().map(Diagnostic::file).collect();
         assert_eq!(named, ["Streams/", "flow/"]);
         assert!(ignored.iter().all(|found| found.help().is_some()));
         assert!(!crate::has_errors(&ignored));

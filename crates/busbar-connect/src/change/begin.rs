@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use busbar_change::ColumnsMark;
+use busbar_change::event;
 use busbar_connector::SourceContext;
 
 use super::collect::{Collector, Table};
 use crate::topic::TopicTemplate;
-use busbar_change::ColumnsMark;
-use busbar_change::event;
 
 /// What the options say of the tables that are followed.
 pub struct BeginTables<'a> {

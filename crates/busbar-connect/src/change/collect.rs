@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use busbar_change::ColumnsMark;
+use busbar_change::event;
 use busbar_connector::{Polling, Position, Resume, SnapshotState, SnapshotStatus};
 use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Micros, Row};
 
@@ -14,8 +16,6 @@ use super::Echoed;
 use super::count::SentRows;
 use super::snapshot::Progress;
 use crate::limits::{LARGE_TRANSACTIONS_MAX, TRANSACTION_BYTES, TRANSACTION_ROWS};
-use busbar_change::ColumnsMark;
-use busbar_change::event;
 
 /// Collects changes until they are handed on.
 pub struct Collector {

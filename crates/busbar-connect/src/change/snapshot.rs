@@ -11,11 +11,11 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
+use busbar_change::ColumnsMark;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::count::RowsCompared;
-use busbar_change::ColumnsMark;
 
 /// How far a table has been read. Kept as JSON with the position of its part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

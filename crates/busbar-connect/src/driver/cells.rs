@@ -11,12 +11,12 @@ use arrow::datatypes::{
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use busbar_change::write_time;
 use busbar_event::format::encode_json;
 use busbar_event::{Class, Error};
 
 use super::types::DriverTarget;
 use crate::change::plan::TargetColumn;
-use busbar_change::write_time;
 
 /// One column of a batch, ready to be written.
 pub struct DriverCells {

@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use busbar_bus::Span;
+use busbar_change::event;
 use busbar_connector::{Polled, Polling, Position, Source, SourceContext, Work};
 use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Row};
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,6 @@ use super::types::{DriverTarget, sql};
 use super::worker::DriverWorker;
 
 use crate::change::plan::names;
-use busbar_change::event;
 
 use crate::change::{attempt, table_name};
 use crate::topic::TopicTemplate;

@@ -1,9 +1,9 @@
 //! Rows of the database as events.
 
+use busbar_change::event;
 use serde_json::value::RawValue;
 
 use super::session::DriverColumn;
-use busbar_change::event;
 
 /// Writes a row as an object of JSON.
 pub fn write_object(columns: &[DriverColumn], values: &[&RawValue], out: &mut Vec<u8>) {

@@ -70,7 +70,7 @@ impl PageKey {
     /// Notes a resource of the page, by the time of its change; whether it has not come before.
     pub fn is_new(&mut self, at: i64, version: &Version) -> bool {
         if self.is_full || self.from.is_some_and(|from| at < from) {
-            // Nobody has asked for an earlier one.
+            // The search did not ask for an earlier one: the server does not compare times.
             self.is_sorted &= self.from.is_none_or(|from| at >= from);
             return true;
         }

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use busbar_change::event;
 use busbar_connector::{Polled, Source, SourceContext, Work};
 use busbar_event::limits::PAYLOAD_BYTES_MAX;
 use busbar_event::{Class, Error, quote};
@@ -27,7 +28,6 @@ use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
 use crate::change::snapshot::{Order, Progress, Window, publishes};
 use crate::topic::TopicTemplate;
-use busbar_change::event;
 
 /// What following takes, as roles name it.
 const RIGHTS: &str = "find, changeStream";

@@ -4,6 +4,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use busbar_change::event;
+use busbar_change::mysql::binlog::{
+    self, ImageValue, LogEntry, LogEvent, LogPlace, LoggedChange, LoggedRows, TableMap,
+};
+use busbar_change::mysql::{DescribedColumn, ZeroDates, row};
 use busbar_connector::{Polled, SnapshotStatus, Source, SourceContext, Work};
 use busbar_event::{Class, Error};
 use bytes::Bytes;
@@ -26,11 +31,6 @@ use crate::change::held::HeldChunk;
 use crate::change::snapshot::{Progress, will_be_read};
 use crate::change::watch::{Looked, Watch};
 use crate::topic::TopicTemplate;
-use busbar_change::event;
-use busbar_change::mysql::binlog::{
-    self, ImageValue, LogEntry, LogEvent, LogPlace, LoggedChange, LoggedRows, TableMap,
-};
-use busbar_change::mysql::{DescribedColumn, ZeroDates, row};
 
 /// Follows the changes of a database.
 pub struct MySqlChanges {

@@ -1,5 +1,6 @@
 //! The database for look-ups, queries and statements of flows.
 
+use busbar_change::mysql::wire::{identifier, literal};
 use busbar_connector::{
     ColumnType, PoolUse, SqlColumn, SqlCompares, SqlDatabase, SqlRows, SqlStatement, SqlTable,
     SqlValue, Work, number_kind,
@@ -8,7 +9,6 @@ use busbar_event::Error;
 
 use super::link::MysqlServer;
 use crate::relational::selected::{CatalogueColumn, PooledServer};
-use busbar_change::mysql::wire::{identifier, literal};
 
 /// Sessions with a server, and what is asked over them.
 pub struct MysqlDatabase(PooledServer<MysqlServer>);

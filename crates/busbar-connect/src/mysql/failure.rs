@@ -1,9 +1,9 @@
 //! Failures by class, with the statement that mends each.
 
+use busbar_change::mysql::wire::MysqlError;
 use busbar_event::{Class, Error};
 
 use crate::relational::{self, Doing, ServerSaid};
-use busbar_change::mysql::wire::MysqlError;
 
 /// Why a statement did not succeed.
 pub type Failed = relational::Failed<MysqlError>;

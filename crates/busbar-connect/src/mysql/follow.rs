@@ -3,6 +3,9 @@
 
 use std::collections::HashSet;
 
+use busbar_change::ColumnsMark;
+use busbar_change::mysql::binlog::LogPlace;
+use busbar_change::mysql::wire::{identifier, literal};
 use busbar_change::mysql::{DescribedColumn, ValueShape};
 use busbar_event::{Class, Error};
 use bytes::Bytes;
@@ -12,9 +15,6 @@ use super::failure::Failed;
 use super::link::{Link, MysqlServer};
 use crate::change::snapshot::Order;
 use crate::change::table_name;
-use busbar_change::ColumnsMark;
-use busbar_change::mysql::binlog::LogPlace;
-use busbar_change::mysql::wire::{identifier, literal};
 
 /// A table that is followed.
 #[derive(Clone, Debug)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use busbar_change::mysql::wire::{self, MysqlError, Reader, can, literal};
 use busbar_connector::ColumnType;
 use busbar_connector::limits::ROWS_BYTES;
 use busbar_event::{Class, Error};
@@ -18,7 +19,6 @@ use super::limits::{CONNECT_MAX, GOODBYE_MAX, READ_BYTES};
 use crate::relational::session::{Selecting, SessionRow, StreamedSession};
 use crate::relational::{Doing, Server, SessionServer, SqlAnswer, SqlSession};
 use crate::tls::{self, Tls};
-use busbar_change::mysql::wire::{self, MysqlError, Reader, can, literal};
 
 /// Where a server is, and who asks.
 pub type MysqlServer = Server<MysqlProtocol>;

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use busbar_change::mysql::binlog::LogPlace;
+use serde::{Deserialize, Serialize};
 
 /// Kept with the position, as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

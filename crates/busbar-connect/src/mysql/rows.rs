@@ -1,12 +1,12 @@
 //! A table's rows in the order of its key, as two tables are compared by them.
 
+use busbar_change::mysql::wire::{identifier, literal};
 use busbar_connector::{KeyOrder, OrderedRows, TableRead, TextRow, Work};
 use busbar_event::Error;
 
 use super::limits::PAGE_ROWS;
 use super::link::{Link, MysqlServer};
 use crate::relational::keyed_pages::{KeyedPages, PageSql};
-use busbar_change::mysql::wire::{identifier, literal};
 
 /// Rows of one state of a table, read a page at a time.
 pub struct MysqlRows {

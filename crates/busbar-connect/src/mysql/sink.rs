@@ -3,6 +3,7 @@
 mod prefer;
 
 use arrow::datatypes::SchemaRef;
+use busbar_change::mysql::wire::{identifier, literal};
 use busbar_connector::Delivery;
 use busbar_event::{Class, Error};
 
@@ -18,7 +19,6 @@ use crate::relational::literal::{LiteralRow, WriteStep};
 use crate::relational::sink::{
     BesideTable, RelationalSink, WriteOrigin, WritePlan, WriteServer, WriteTables,
 };
-use busbar_change::mysql::wire::{identifier, literal};
 
 /// Writes to one table.
 pub type MysqlSink = RelationalSink<MysqlServer>;

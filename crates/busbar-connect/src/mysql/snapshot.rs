@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 
+use busbar_change::mysql::binlog::LogPlace;
 use busbar_event::Error;
 use bytes::Bytes;
 
@@ -17,7 +18,6 @@ use super::failure::Failed;
 use super::follow::{self, BinlogTable};
 use super::limits::{CHUNK_BYTES, CHUNK_ROWS, COUNT_MAX, LOCK_WAIT_MAX, PASSED_MAX};
 use super::link::{Answer, Link, MysqlServer};
-use busbar_change::mysql::binlog::LogPlace;
 
 /// Transactions with changes of followed tables that the stream has passed, which the next chunk has to see.
 #[derive(Debug, Default)]

@@ -1,9 +1,10 @@
 //! The columns of a table, as the server lists them.
 
+use busbar_change::mysql::wire::literal;
+
 use super::failure::Failed;
 use super::link::Link;
 use super::values::Target;
-use busbar_change::mysql::wire::literal;
 
 /// The engine of a table and its columns that can be written; `None` when there is no such table.
 pub(super) async fn table_columns(

@@ -1,12 +1,12 @@
 //! The slot that changes come from, and the place in its log where they begin.
 
+use busbar_change::postgres::pgoutput::Lsn;
+use busbar_change::postgres::wire::literal;
 use busbar_event::{Class, Error};
 
 use super::Follow;
 use super::follow;
 use super::link::{Link, Server};
-use busbar_change::postgres::pgoutput::Lsn;
-use busbar_change::postgres::wire::literal;
 
 /// The name of slot and publication of a connection.
 pub fn default_name(connection: &str) -> String {

@@ -4,6 +4,12 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use busbar_change::event;
+use busbar_change::postgres::pgoutput::{
+    self, FollowEvent, Frame, Lsn, MESSAGE_PREFIX, Relation, Tuple, Value,
+};
+use busbar_change::postgres::row;
+use busbar_change::postgres::wire::{identifier, literal};
 use busbar_connector::{Polled, SnapshotStatus, Source, SourceContext, Work};
 use busbar_event::{Class, Error};
 use bytes::Bytes;
@@ -25,12 +31,6 @@ use crate::change::count::RowEffect;
 use crate::change::snapshot::{Progress, Window, publishes};
 use crate::change::watch::{Looked, Watch};
 use crate::topic::TopicTemplate;
-use busbar_change::event;
-use busbar_change::postgres::pgoutput::{
-    self, FollowEvent, Frame, Lsn, MESSAGE_PREFIX, Relation, Tuple, Value,
-};
-use busbar_change::postgres::row;
-use busbar_change::postgres::wire::{identifier, literal};
 
 /// Follows the changes of a database.
 pub struct ChangeSource {

@@ -10,13 +10,13 @@ use arrow::datatypes::{
     TimestampMicrosecondType,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use busbar_change::postgres::oid;
+use busbar_change::write_time;
 use busbar_event::format::encode_json;
 use busbar_event::{Class, Error};
 
 use super::types::{fit, numeric_scale};
 use crate::change::plan::{Fit, TargetColumn};
-use busbar_change::postgres::oid;
-use busbar_change::write_time;
 
 /// A column of a table that is written to.
 #[derive(Clone, Debug)]

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use busbar_change::postgres::oid;
+use busbar_change::postgres::wire::{Column, identifier};
 use busbar_connector::limits::{ROWS_BYTES, ROWS_FIRST, ROWS_MAX};
 use busbar_connector::{
     ColumnType, PoolUse, Pooled, SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlPart,
@@ -14,8 +16,6 @@ use bytes::Bytes;
 use super::failure::Failed;
 use super::link::{Answer, Fetched, Link, Server};
 use super::types::numeric_scale;
-use busbar_change::postgres::oid;
-use busbar_change::postgres::wire::{Column, identifier};
 
 /// Sessions with a server, and what is asked over them.
 pub struct PostgresDatabase {

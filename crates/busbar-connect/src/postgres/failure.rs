@@ -1,9 +1,9 @@
 //! Failures by class, with the statement that mends each.
 
+use busbar_change::postgres::wire::ServerError;
 use busbar_event::{Class, Error};
 
 use crate::relational::{self, Doing, ServerSaid};
-use busbar_change::postgres::wire::ServerError;
 
 /// Why a statement did not succeed.
 pub type Failed = relational::Failed<Box<ServerError>>;

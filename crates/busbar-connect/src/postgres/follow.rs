@@ -3,18 +3,18 @@
 
 use std::collections::HashSet;
 
+use busbar_change::postgres::oid;
+use busbar_change::postgres::pgoutput::Lsn;
+use busbar_change::postgres::wire::{Column, identifier, literal};
 use busbar_event::{Class, Error};
 
 use super::Follow;
 use super::failure::Failed;
 use super::link::{Link, Server};
-use busbar_change::postgres::oid;
-use busbar_change::postgres::pgoutput::Lsn;
 
 use crate::change::plan::names;
 use crate::change::snapshot::Order;
 use crate::change::{Echoed, table_name};
-use busbar_change::postgres::wire::{Column, identifier, literal};
 
 /// A table that is followed.
 #[derive(Clone, Debug)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use busbar_change::postgres::wire::{self, Column, Message, Reader, ServerError};
 use busbar_event::{Class, Error};
 use bytes::{Bytes, BytesMut};
 use rustls::pki_types::ServerName;
@@ -17,7 +18,6 @@ use crate::relational::session::SessionRow;
 use crate::relational::{self, Doing, SessionServer, SqlAnswer, SqlSession};
 use crate::scram::{Scram, ScramHash};
 use crate::tls;
-use busbar_change::postgres::wire::{self, Column, Message, Reader, ServerError};
 
 /// Where a server is, and who asks.
 pub type Server = relational::Server<PostgresProtocol>;

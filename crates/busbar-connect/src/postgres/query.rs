@@ -4,6 +4,9 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use busbar_change::event::text;
+use busbar_change::postgres::wire::Column;
+use busbar_change::postgres::{oid, write_json};
 use busbar_connector::{Polled, Polling, Position, Source, SourceContext, Work};
 use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Row};
 use bytes::Bytes;
@@ -18,9 +21,6 @@ use super::{Overlap, QueryOptions};
 use crate::change::attempt;
 use crate::change::plan::names;
 use crate::topic::TopicTemplate;
-use busbar_change::event::text;
-use busbar_change::postgres::wire::Column;
-use busbar_change::postgres::{oid, write_json};
 
 /// Runs a statement at intervals.
 pub struct QuerySource {

@@ -1,12 +1,12 @@
 //! A table's rows in the order of its key, as two tables are compared by them.
 
+use busbar_change::postgres::wire::identifier;
 use busbar_connector::{KeyOrder, OrderedRows, ReadColumn, TableRead, TextRow, Work};
 use busbar_event::Error;
 
 use super::failure::Failed;
 use super::limits::FETCH_ROWS;
 use super::link::{Answer, Fetched, Link, Server};
-use busbar_change::postgres::wire::identifier;
 
 /// Rows of one statement, read in pieces.
 pub struct PostgresRows {

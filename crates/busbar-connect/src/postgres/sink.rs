@@ -5,6 +5,8 @@ mod prefer;
 use std::collections::HashMap;
 
 use arrow::datatypes::SchemaRef;
+use busbar_change::postgres::pgoutput::MESSAGE_PREFIX;
+use busbar_change::postgres::wire::{identifier, literal};
 use busbar_connector::Delivery;
 use busbar_event::{Class, Error};
 
@@ -19,8 +21,6 @@ use crate::change::{Op, Write};
 use crate::relational::sink::{
     BesideTable, RelationalSink, WriteOrigin, WritePlan, WriteRow, WriteServer, WriteTables,
 };
-use busbar_change::postgres::pgoutput::MESSAGE_PREFIX;
-use busbar_change::postgres::wire::{identifier, literal};
 
 /// Writes to one table.
 pub type PostgresSink = RelationalSink<Server>;

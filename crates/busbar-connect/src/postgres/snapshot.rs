@@ -1,6 +1,8 @@
 //! Reading what was in a table before its changes came: chunks by key, each in a transaction of its own whose snapshot says
 //! which transactions it saw.
 
+use busbar_change::postgres::pgoutput::Lsn;
+use busbar_change::postgres::wire::identifier;
 use busbar_event::Error;
 use bytes::Bytes;
 
@@ -8,8 +10,6 @@ use super::failure::Failed;
 use super::follow::Followed;
 use super::limits::{CHUNK_BYTES, CHUNK_ROWS, COUNT_MAX, FETCH_ROWS};
 use super::link::{Answer, Fetched, Link, Server};
-use busbar_change::postgres::pgoutput::Lsn;
-use busbar_change::postgres::wire::identifier;
 
 /// Which transactions a chunk saw.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! How types fit: columns of a flow in columns of a table, values of the server in JSON.
 
 use arrow::datatypes::{DataType, TimeUnit};
-
 use busbar_change::postgres::oid;
 
 use crate::change::plan::Fit;

@@ -11,6 +11,7 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use busbar_change::write_time;
 use busbar_connector::Delivery;
 use busbar_event::format::encode_json;
 use busbar_event::{Class, Error};
@@ -19,7 +20,6 @@ use super::sink::WriteRow;
 use crate::change::Op;
 use crate::change::plan::{Refused, RowRequests, TargetColumn, WriteColumns, takes_over};
 use crate::change::refusal::content_of;
-use busbar_change::write_time;
 
 /// One column of a batch, ready to be written.
 pub struct LiteralCells {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use busbar_change::event;
 use busbar_connector::{Polled, Source, SourceContext, Work};
 use busbar_event::{ARRIVAL, Class, Error};
 use busbar_log::Clock;
@@ -30,7 +31,6 @@ use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
 use crate::change::snapshot::{Progress, Window, publishes};
 use crate::topic::TopicTemplate;
-use busbar_change::event;
 
 /// Follows the changes of a database.
 pub struct MssqlChanges {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use busbar_change::ColumnsMark;
 use busbar_connector::ColumnType;
 use busbar_event::{Class, Error};
 use bytes::Bytes;
@@ -17,7 +18,6 @@ use super::{MssqlFollow, MssqlFollowBy};
 use crate::change::snapshot::Order;
 use crate::change::table_name;
 use crate::relational::keyed_pages::behind;
-use busbar_change::ColumnsMark;
 
 /// A table that is followed.
 pub struct MssqlFollowed {

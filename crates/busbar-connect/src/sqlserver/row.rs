@@ -1,9 +1,9 @@
 //! Rows as JSON.
 
+use busbar_change::event;
 use bytes::Bytes;
 
 use super::token::TdsColumn;
-use busbar_change::event;
 
 /// Writes a row as an object.
 pub fn write_object(columns: &[TdsColumn], values: &[Option<Bytes>], out: &mut Vec<u8>) {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, StructArray};
 use arrow::datatypes::{Field, Fields};
 use arrow::util::display::array_value_to_string;
+use busbar_change::event::column_name;
 use busbar_connector::ColumnType;
 use busbar_event::format::{FieldSpec, FieldType, encode_json};
 use busbar_event::{BatchBuilder, Class, Error, Flags, Micros, Row};
 
 use super::limits::{BATCH_BYTES, BATCH_ROWS, WRITTEN_BYTES};
-use busbar_change::event::column_name;
 
 /// Rows of one table on their way to events.
 pub(super) struct RowEvents {

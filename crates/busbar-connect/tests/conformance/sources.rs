@@ -60,7 +60,7 @@ fn all(world: &World, supply: &dyn Supply, until: u64) -> Vec<Event> {
         let there = numbers(&world.events("in"));
         match there.iter().max() {
             Some(last) if last + 1 == until && distinct(&there).len() == wanted.len() => Ok(()),
-            _ => Err(format!("{there:?} {:?}", world.source("c"))),
+            _ => Err(format!("{:?} {there:?}", world.source("c"))),
         }
     });
     rest(100);
