@@ -359,20 +359,18 @@ impl ContentReader<'_> {
             return Ok(vec![child(at)?]);
         };
         let declared = files.declared(Declared::Element, at, name)?;
-        let others = files.substitutes(declared);
-        let is_one = others.is_empty();
         let is_abstract =
-            |one: Component| matches!(files.attribute(one, "abstract"), Some("true" | "1"));
-        let all = [declared].into_iter().chain(others);
-        let all = all.filter(|one| !is_abstract(*one));
-        let mut found: Vec<ChildOf> = Vec::new();
-        for one in all {
-            found = either(found, vec![child(one)?]);
+            |one: &Component| matches!(files.attribute(*one, "abstract"), Some("true" | "1"));
+        let all = [declared].into_iter().chain(files.substitutes(declared));
+        let mut found: Option<Vec<ChildOf>> = None;
+        for one in all.filter(|one| !is_abstract(one)) {
+            let next = vec![child(one)?];
+            found = Some(match found {
+                None => next,
+                Some(all) => either(all, next),
+            });
         }
-        for one in &mut found {
-            one.is_required &= is_one;
-        }
-        Ok(found)
+        Ok(found.unwrap_or_default())
     }
 }
 

@@ -76,6 +76,28 @@ fn nothing_is_required_in_an_element_that_may_be_nil() {
 }
 
 #[test]
+fn an_element_that_others_may_stand_for_is_not_required() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("main.xsd");
+    let columns = |more: &str| {
+        let schema = format!(
+            "{HEAD}<xs:element name='r'><xs:complexType><xs:sequence><xs:element ref='a'/></xs:sequence></xs:complexType></xs:element>{more}</xs:schema>"
+        );
+        std::fs::write(&file, schema).unwrap();
+        let found = columns_of_xsd(&file, Some("r"), None).unwrap();
+        let columns = found.schema.0.into_iter();
+        let shown = columns.map(|column| format!("{} {}", column.name, column.required));
+        shown.collect::<Vec<_>>()
+    };
+    let head = "<xs:element name='a' type='xs:int'/>";
+    let other = "<xs:element name='b' type='xs:int' substitutionGroup='a'/>";
+    assert_eq!(columns(head), ["a true"]);
+    assert_eq!(columns(&format!("{head}{other}")), ["a false", "b false"]);
+    let head = "<xs:element name='a' type='xs:int' abstract='true'/>";
+    assert_eq!(columns(&format!("{head}{other}")), ["b true"]);
+}
+
+#[test]
 fn deep_elements_are_json() {
     let found = columns_of_xsd(&folder().join("visit.xsd"), None, Some(1)).unwrap();
     let found = lines(&found);
