@@ -176,7 +176,7 @@ pub fn event(body: &Bytes) -> Option<FollowEvent> {
     Some(match reader.u8()? {
         b'B' => FollowEvent::Begin {
             commit: Lsn(reader.u64()?),
-            time: reader.u64()?.cast_signed() + EPOCH_MICROS,
+            time: reader.u64()?.cast_signed().checked_add(EPOCH_MICROS)?,
             transaction: reader.u32()?,
         },
         b'C' => {
@@ -302,6 +302,25 @@ mod tests {
         for strange in ["", "16", "16/", "x/1", "1/100000000"] {
             assert_eq!(Lsn::parse(strange), None, "{strange}");
         }
+    }
+
+    #[test]
+    fn a_time_that_no_clock_shows_is_refused() {
+        let begin = |time: i64| {
+            let body = [
+                &b"B\0\0\0\0\0\0\0\x01"[..],
+                &time.to_be_bytes(),
+                &[0, 0, 0, 7],
+            ]
+            .concat();
+            match event(&Bytes::from(body)) {
+                Some(FollowEvent::Begin { time, .. }) => Some(time),
+                _ => None,
+            }
+        };
+        assert_eq!(begin(0), Some(EPOCH_MICROS));
+        assert_eq!(begin(-EPOCH_MICROS), Some(0));
+        assert_eq!(begin(i64::MAX), None);
     }
 
     #[test]
