@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::limits::{HISTORY_BYTES_MAX, ROUND_PAGES_MAX};
 use super::link::FhirLink;
 use super::outcome::{Refused, refused};
-use super::page::{Page, Version};
+use super::page::{Page, Version, VersionChange};
 use super::paging::{PageKey, to_milliseconds};
 use super::{FhirRead, ReadBy};
 use crate::change::attempt;
@@ -64,6 +64,8 @@ struct FhirRound {
     key: PageKey,
     /// With a history: the versions of the first type, the newest first.
     history: Vec<Version>,
+    /// With a history: id and version at the beginning of the page before.
+    page_begin: Option<(String, String)>,
     /// What has come and is not published. A history is, when all of it has come.
     ready: VecDeque<Version>,
     bytes: usize,
@@ -158,6 +160,7 @@ impl FhirSource {
             is_sorted: true,
             key: PageKey::new(self.place.from),
             history: Vec::new(),
+            page_begin: None,
             ready: VecDeque::new(),
             bytes: 0,
             published: false,
@@ -198,10 +201,19 @@ impl FhirSource {
         if next.as_deref() == Some(path) {
             return Err(wrong("fhir.pages-circle"));
         }
+        if self.options.by == ReadBy::History {
+            // Some servers name a next page and give the same one for it: what is behind it would be missed.
+            let first = versions.first();
+            let begin = first.and_then(|first| Some((first.id.clone(), first.version.clone()?)));
+            if round.next.is_some() && begin.is_some() && begin == round.page_begin {
+                return Err(wrong("fhir.pages-circle"));
+            }
+            round.page_begin = begin;
+        }
         round.is_sorted &= round.next.is_some() || page.is_sorted();
         let from = round.from.unwrap_or(i64::MIN);
         round.key.begin_page();
-        for version in versions {
+        for mut version in versions {
             let resource = format!("{}/{}", version.resource_type, version.id);
             if version.payload.len() > PAYLOAD_BYTES_MAX {
                 let large = wrong("fhir.resource-large").with("resource", resource);
@@ -225,6 +237,10 @@ impl FhirSource {
                     round.history.push(version);
                 }
                 continue;
+            }
+            // A search says what there is. HAPI says for some resources what was done with them.
+            if version.change != VersionChange::Delete {
+                version.change = VersionChange::Read;
             }
             // Not every server takes the instants into account, or as exactly. What comes along does so at any time.
             if !version.is_included && !version.at.is_none_or(is_of_round) {

@@ -616,6 +616,31 @@ fn a_history_brings_every_version_and_deletions_oldest_first() {
     }
 }
 
+/// What is on the pages behind the first one would be missed without a word.
+#[test]
+fn a_history_whose_pages_repeat_is_refused() {
+    let peer = FhirPeer::new();
+    peer.store.lock().page = 2;
+    for n in 0..5 {
+        set(&peer, 10 + n);
+        let place = format!("Patient/p{n}");
+        peer.store.lock().put(&place, Some(json!({})));
+    }
+    set(&peer, 20);
+    Runtime::new().expect("a runtime").block_on(async {
+        for repeats in [false, true] {
+            peer.store.lock().repeats = repeats;
+            let by = "types: [Patient], by: history";
+            let mut reading = source(&peer, by, Resume::default()).await;
+            let read = batch(reading.as_mut()).await;
+            match repeats {
+                false => assert_eq!(shown(&read.unwrap().expect("a batch")).len(), 5),
+                true => assert_eq!(read.err().expect("refused").code(), "fhir.pages-circle"),
+            }
+        }
+    });
+}
+
 #[test]
 fn a_server_that_ignores_parameters_brings_nothing_twice() {
     let peer = FhirPeer::new();

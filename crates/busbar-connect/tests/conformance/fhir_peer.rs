@@ -132,6 +132,8 @@ pub struct FhirStore {
     pub links_to: Option<String>,
     /// Whether search parameters count for nothing.
     pub ignores: bool,
+    /// Each page is the first one, whatever its link says.
+    pub repeats: bool,
     /// Whether deletions do not say when they were, as of HAPI.
     pub silent_deletions: bool,
     port: u16,
@@ -465,6 +467,7 @@ impl FhirStore {
             }
         }
         let to = (from + self.page).min(found.len());
+        let begin = if self.repeats { 0 } else { from };
         let own = format!("http://127.0.0.1:{}/fhir", self.port);
         let base = self.links_to.clone().unwrap_or(own);
         let mut links =
@@ -476,7 +479,7 @@ impl FhirStore {
         }
         (
             200,
-            json!({ "resourceType": "Bundle", "type": "searchset", "link": links, "entry": found[from..to] }),
+            json!({ "resourceType": "Bundle", "type": "searchset", "link": links, "entry": found[begin..begin + (to - from)] }),
         )
     }
 }

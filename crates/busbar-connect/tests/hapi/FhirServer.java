@@ -6,7 +6,9 @@ import ca.uhn.fhir.rest.api.MethodOutcome;
 import ca.uhn.fhir.rest.api.SortSpec;
 import ca.uhn.fhir.rest.param.DateRangeParam;
 import ca.uhn.fhir.rest.param.TokenParam;
+import ca.uhn.fhir.rest.api.server.IBundleProvider;
 import ca.uhn.fhir.rest.server.FifoMemoryPagingProvider;
+import ca.uhn.fhir.rest.server.SimpleBundleProvider;
 import ca.uhn.fhir.rest.server.IResourceProvider;
 import ca.uhn.fhir.rest.server.RestfulServer;
 import ca.uhn.fhir.rest.server.exceptions.*;
@@ -163,14 +165,18 @@ public class FhirServer {
         }
 
         @History
-        public synchronized List<Patient> history(@Since InstantType since) {
+        public synchronized IBundleProvider history(@Since InstantType since, @Offset Integer offset) {
             List<Patient> all = new ArrayList<>();
             versions.values().forEach(all::addAll);
             if (since != null) {
                 all.removeIf(one -> one.getMeta().getLastUpdated().before(since.getValue()));
             }
             all.sort(Comparator.comparing((Patient one) -> one.getMeta().getLastUpdated()).reversed());
-            return all;
+            // HAPI makes the links to pages of a history, and leaves the pages to the one that keeps the resources.
+            int from = offset == null ? 0 : Math.min(offset, all.size());
+            SimpleBundleProvider page = new SimpleBundleProvider(new ArrayList<>(all.subList(from, all.size())));
+            page.setSize(all.size());
+            return page;
         }
 
         @Create
