@@ -292,6 +292,61 @@ fn who_reads_while_rows_are_written_sees_each_moment_whole() {
     });
 }
 
+/// A sweep reads the values of families with several fragments only, and finds what is dead in any case.
+#[test]
+fn a_sweep_leaves_what_can_be_seen() {
+    let spec = r#"{
+        "wide": { "families": [{"name": "m"}, {"name": "note", "ttl": "1s"}] },
+        "key": ["rig", "n"],
+        "columns": [{"name": "rig", "type": "text"}, {"name": "n", "type": "int"}, {"name": "v", "type": "int"},
+            {"name": "note.by", "type": "text"}]}"#;
+    let bench = Bench::new(spec);
+    let table = bench.table();
+    let change = |n: i64, changes: Vec<CellChange>| {
+        let row = RowChange {
+            key: key("r", n),
+            changes,
+            ..RowChange::default()
+        };
+        table.change(&[row]).unwrap();
+    };
+    let v = |value: i64| CellChange::Put("v".into(), CellValue::Int(value));
+    let by = || CellChange::Put("note.by".into(), CellValue::Text("li".into()));
+    // Alone, twice, deleted, deleted without ever having been there, deleted and there again, and about to expire.
+    change(1, vec![v(1)]);
+    change(2, vec![v(1)]);
+    change(2, vec![v(2)]);
+    change(3, vec![v(1)]);
+    change(3, vec![CellChange::DeleteRow]);
+    change(4, vec![CellChange::DeleteRow]);
+    change(5, vec![v(1)]);
+    change(5, vec![CellChange::DeleteRow]);
+    change(5, vec![v(2)]);
+    change(6, vec![by()]);
+    change(7, vec![v(1), by()]);
+    let seen = || -> Vec<i64> {
+        let keys: Vec<_> = (1..=7).map(|n| key("r", n)).collect();
+        let rows = table.get(&keys, &all(1)).unwrap();
+        (1..)
+            .zip(rows)
+            .filter_map(|(n, row)| row.map(|_| n))
+            .collect()
+    };
+    assert_eq!(
+        (table.remove_dead().unwrap(), seen()),
+        (6, vec![1, 2, 5, 6, 7])
+    );
+    bench.clock.advance(2 * SECOND);
+    assert_eq!(
+        (table.remove_dead().unwrap(), seen()),
+        (4, vec![1, 2, 5, 7])
+    );
+    assert_eq!(
+        (table.remove_dead().unwrap(), seen()),
+        (4, vec![1, 2, 5, 7])
+    );
+}
+
 /// Rows that are kept in memory are deleted and live their time while others read and remove what nobody sees: whoever deleted a
 /// row, or knows that its time is over, does not see it again.
 #[test]

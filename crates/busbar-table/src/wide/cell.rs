@@ -252,6 +252,9 @@ impl<'a> FragmentWriter<'a> {
     }
 }
 
+/// Bytes of a fragment that deletes. Those that put may be as long.
+pub(super) const DELETION_BYTES: u32 = 1;
+
 /// The fragment that deletes everything older in its family of its row.
 pub(super) fn write_deletion(out: &mut Vec<u8>) {
     out.clear();

@@ -124,7 +124,7 @@ impl WideKeeper {
     /// What the disk says.
     pub fn has_rows(&self, table: &str) -> Result<bool, Error> {
         match self {
-            Self::Own(store) => Ok(store.all(table)?.next().is_some()),
+            Self::Own(store) => store.has_fragments(table),
             Self::Other(kept) => kept.has_rows(),
         }
     }

@@ -28,6 +28,11 @@ impl Stamp {
         out.extend_from_slice(&(!self.number).to_be_bytes());
     }
 
+    /// The row and the family of a fragment's key; none for a key that is too short.
+    pub fn group(key: &[u8]) -> Option<&[u8]> {
+        key.get(..key.len().checked_sub(STAMP_BYTES - 1)?)
+    }
+
     /// The row of a fragment's key, and its stamp; none for a key that is too short.
     pub fn of(key: &[u8]) -> Option<(&[u8], Stamp)> {
         let (row, stamp) = key.split_last_chunk::<STAMP_BYTES>()?;

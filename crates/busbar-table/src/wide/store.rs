@@ -21,7 +21,7 @@ use parking_lot::{Mutex, RwLock};
 use super::kept_rows::FragmentEntry;
 use super::key::KeyRange;
 use super::layout::WideLayout;
-use super::read::Stamp;
+use super::read::{Stamp, damaged};
 use super::row_cache::{Cached, CachedFragments, RowCache, RowsOf};
 use super::sweep::{FragmentState, LiveRow};
 use crate::limits::{
@@ -103,6 +103,26 @@ pub(super) struct StoredPicture {
     snapshot: Option<Snapshot>,
     /// Rows in memory that no later change has changed are those of this moment; none is if the table was being changed.
     until: Option<u64>,
+}
+
+/// Reads all fragments of a table as it was at one moment.
+pub(super) struct AllFragments {
+    entries: fjall::Iter,
+    /// The same fragments: of one entry either the value or its size can be asked for.
+    sizes: fjall::Iter,
+    /// The key of the fragment before.
+    before: Option<Slice>,
+    snapshot: Snapshot,
+    table: Arc<StoredTable>,
+}
+
+/// A fragment of a table.
+pub(super) struct FoundFragment {
+    pub key: Slice,
+    /// Bytes of the value.
+    pub size: u32,
+    /// None for the first fragment of a family of a row.
+    pub value: Option<Slice>,
 }
 
 impl WideStore {
@@ -249,13 +269,30 @@ impl WideStore {
         Ok(self.table(table)?.1.cells.disk_space())
     }
 
-    /// All fragments of a table as it is now, in the order of their keys.
+    /// Whether a table has any fragments.
     ///
     /// # Errors
     /// What the disk says.
-    pub(super) fn all(&self, table: &str) -> Result<fjall::Iter, Error> {
+    pub(super) fn has_fragments(&self, table: &str) -> Result<bool, Error> {
         let (opened, table) = self.table(table)?;
-        Ok(opened.database.snapshot().iter(&table.cells))
+        let mut all = opened.database.snapshot().iter(&table.cells);
+        Ok(all.next().is_some())
+    }
+
+    /// All fragments of a table as it is now.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn all(&self, table: &str) -> Result<AllFragments, Error> {
+        let (opened, table) = self.table(table)?;
+        let snapshot = opened.database.snapshot();
+        Ok(AllFragments {
+            entries: snapshot.iter(&table.cells),
+            sizes: snapshot.iter(&table.cells),
+            before: None,
+            snapshot,
+            table,
+        })
     }
 
     /// The table as it is now, of which so many rows or ranges of rows will be read.
@@ -387,6 +424,37 @@ impl Opened {
         self.database.persist(PersistMode::SyncData)?;
         *durable = committed;
         Ok(())
+    }
+}
+
+impl AllFragments {
+    /// The value of a fragment that was found.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn value(&self, key: &Slice) -> Result<Slice, Error> {
+        let value = self.snapshot.get(&self.table.cells, key);
+        value.map_err(failed)?.ok_or_else(damaged)
+    }
+
+    fn found(&mut self, entry: fjall::Guard, size: fjall::Guard) -> fjall::Result<FoundFragment> {
+        let before = self.before.as_deref().and_then(Stamp::group);
+        let follows = |key: &Slice| before.is_some() && before == Stamp::group(key);
+        let (key, value) = entry.into_inner_if(follows)?;
+        let size = size.size()?;
+        self.before = Some(key.clone());
+        Ok(FoundFragment { key, size, value })
+    }
+}
+
+/// In the order of keys. A value is read only where the fragment before is of the same family of the same row: values are most of
+/// what a table is.
+impl Iterator for AllFragments {
+    type Item = Result<FoundFragment, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (entry, size) = (self.entries.next()?, self.sizes.next()?);
+        Some(self.found(entry, size).map_err(failed))
     }
 }
 
@@ -588,7 +656,7 @@ mod tests {
         store.sync(committed).unwrap();
         let left = || {
             let all = store.all("t").unwrap();
-            let keys = all.map(|guard| guard.key().unwrap());
+            let keys = all.map(|found| found.unwrap().key);
             let stamps = keys.map(|key| Stamp::of(&key).map(|(_, it)| (it.family, it.time)));
             stamps.map(Option::unwrap).collect::<Vec<_>>()
         };

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use busbar_event::Error;
+use fjall::Slice;
 use hashbrown::HashMap;
 
 use super::Wide;
-use super::cell::Fragment;
+use super::cell::{DELETION_BYTES, Fragment};
 use super::keeper::WideKeeper;
 use super::layout::WideLayout;
 use super::read::{Stamp, damaged, has_expired};
-use super::store::{WideStore, failed};
+use super::store::{AllFragments, FoundFragment, WideStore};
 use crate::limits::{WIDE_SWEEP_COMMIT, WIDE_SWEEP_FRAGMENTS};
 
 /// When to sweep a table, and the end of a sweep that is under way.
@@ -91,42 +92,91 @@ fn sweep(
     layout: &WideLayout,
     must_end: &AtomicBool,
 ) -> Result<u64, Error> {
-    let now = store.clock().now_micros();
-    let (mut row, mut left) = (Vec::new(), 0);
-    let mut live = LiveRow::new(layout, now);
-    // What a deletion hides is removed with it.
-    let (mut dead, mut deletions): (Vec<fjall::Slice>, Vec<fjall::Slice>) = Default::default();
-    for guard in store.all(name)? {
-        let (key, value) = guard.into_inner().map_err(failed)?;
-        let (its, _) = Stamp::of(&key).ok_or_else(damaged)?;
-        if its != row.as_slice() {
-            row.clear();
-            row.extend_from_slice(its);
-            live.begin();
-            dead.append(&mut deletions);
-            if dead.len() >= WIDE_SWEEP_COMMIT {
-                remove(store, name, layout, &mut dead)?;
+    let mut sweep = Sweep {
+        live: LiveRow::new(layout, store.clock().now_micros()),
+        left: 0,
+        dead: Vec::new(),
+        deletions: Vec::new(),
+    };
+    let mut all = store.all(name)?;
+    // The first fragment of a family of a row, until it is known whether others follow.
+    let mut first: Option<FoundFragment> = None;
+    while let Some(found) = all.next() {
+        let found = found?;
+        let Some(value) = &found.value else {
+            if let Some(alone) = first.replace(found) {
+                sweep.alone(alone, &all)?;
+            }
+            sweep.begin();
+            if sweep.dead.len() >= WIDE_SWEEP_COMMIT {
+                remove(store, name, layout, &mut sweep.dead)?;
                 if must_end.load(Ordering::Relaxed) {
-                    return Ok(left);
+                    return Ok(sweep.left);
                 }
             }
+            continue;
+        };
+        if let Some(first) = first.take() {
+            sweep.look(first.key.clone(), &all.value(&first.key)?)?;
         }
-        match live.look(&key, &value)? {
-            FragmentState::Live => left += 1,
-            FragmentState::Deletion => deletions.push(key),
-            FragmentState::Dead => dead.push(key),
+        sweep.look(found.key.clone(), value)?;
+    }
+    if let Some(alone) = first {
+        sweep.alone(alone, &all)?;
+    }
+    sweep.begin();
+    remove(store, name, layout, &mut sweep.dead)?;
+    Ok(sweep.left)
+}
+
+/// What a sweep has found.
+struct Sweep<'a> {
+    live: LiveRow<'a>,
+    /// Fragments that stay.
+    left: u64,
+    dead: Vec<Slice>,
+    /// Deletions of the family of the row that is looked at. What they hide is removed with them.
+    deletions: Vec<Slice>,
+}
+
+impl Sweep<'_> {
+    /// Goes on with another family or row.
+    fn begin(&mut self) {
+        self.live.begin();
+        self.dead.append(&mut self.deletions);
+    }
+
+    /// Looks at the only fragment of a family of a row. What it puts need not be known.
+    fn alone(&mut self, found: FoundFragment, all: &AllFragments) -> Result<(), Error> {
+        if found.size <= DELETION_BYTES {
+            let value = all.value(&found.key)?;
+            return self.look(found.key, &value);
+        }
+        let state = self.live.look_alone(&found.key)?;
+        self.take(found.key, state);
+        Ok(())
+    }
+
+    fn look(&mut self, key: Slice, value: &[u8]) -> Result<(), Error> {
+        let state = self.live.look(&key, value)?;
+        self.take(key, state);
+        Ok(())
+    }
+
+    fn take(&mut self, key: Slice, state: FragmentState) {
+        match state {
+            FragmentState::Live => self.left += 1,
+            FragmentState::Deletion => self.deletions.push(key),
+            FragmentState::Dead => self.dead.push(key),
         }
     }
-    dead.append(&mut deletions);
-    remove(store, name, layout, &mut dead)?;
-    Ok(left)
 }
 
 fn remove(
     store: &WideStore,
     name: &str,
     layout: &WideLayout,
-    dead: &mut Vec<fjall::Slice>,
+    dead: &mut Vec<Slice>,
 ) -> Result<(), Error> {
     if dead.is_empty() {
         return Ok(());
@@ -183,6 +233,22 @@ impl<'a> LiveRow<'a> {
             family.is_there = false;
             family.versions.clear();
         }
+    }
+
+    /// Looks at a fragment that puts and that no other of its family and row follows or precedes.
+    ///
+    /// # Errors
+    /// A key that cannot be read.
+    fn look_alone(&self, key: &[u8]) -> Result<FragmentState, Error> {
+        let (_, stamp) = Stamp::of(key).ok_or_else(damaged)?;
+        let family = self.layout.family(stamp.family);
+        let family = family.map(|place| &self.layout.families[place]);
+        Ok(
+            match family.is_some_and(|family| has_expired(family, stamp.time, self.now)) {
+                true => FragmentState::Dead,
+                false => FragmentState::Live,
+            },
+        )
     }
 
     /// Looks at the next fragment.
