@@ -27,6 +27,7 @@ mod elastic_tables;
 mod fhir;
 mod fhir_peer;
 mod fhir_server;
+mod fhir_source;
 mod file_sink;
 mod file_source;
 mod hbase_peer;
