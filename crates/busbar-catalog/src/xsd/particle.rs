@@ -362,15 +362,13 @@ impl ContentReader<'_> {
         let is_abstract =
             |one: &Component| matches!(files.attribute(*one, "abstract"), Some("true" | "1"));
         let all = [declared].into_iter().chain(files.substitutes(declared));
-        let mut found: Option<Vec<ChildOf>> = None;
-        for one in all.filter(|one| !is_abstract(one)) {
-            let next = vec![child(one)?];
-            found = Some(match found {
-                None => next,
-                Some(all) => either(all, next),
-            });
-        }
-        Ok(found.unwrap_or_default())
+        let mut all = all.filter(|one| !is_abstract(one));
+        let Some(first) = all.next() else {
+            return Ok(Vec::new());
+        };
+        all.try_fold(vec![child(first)?], |found, one| {
+            Ok(either(found, vec![child(one)?]))
+        })
     }
 }
 

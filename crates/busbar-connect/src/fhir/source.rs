@@ -202,11 +202,12 @@ impl FhirSource {
             return Err(wrong("fhir.pages-circle"));
         }
         if self.options.by == ReadBy::History {
-            // Some servers name a next page and give the same one for it: what is behind it would be missed.
+            // Some servers name a next page and give the same one for it: what is behind it would be missed. As many new
+            // versions as a page has, written meanwhile, look the same; then the next round reads all of them.
             let first = versions.first();
             let begin = first.and_then(|first| Some((first.id.clone(), first.version.clone()?)));
             if round.next.is_some() && begin.is_some() && begin == round.page_begin {
-                return Err(wrong("fhir.pages-circle"));
+                return Err(Error::new(Class::Transient, "fhir.pages-repeat").with("url", url));
             }
             round.page_begin = begin;
         }

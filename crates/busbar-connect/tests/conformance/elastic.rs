@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
-use busbar_connector::{Polled, Polling, Resume, Source, SourceContext};
-use busbar_event::{Class, Error};
+use busbar_connector::{Resume, Source};
+use busbar_event::Class;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::elastic_peer::Peer;
 use crate::postgres_sink::{ints, open, rows, texts, write};
-use crate::world::spec;
+use crate::world::{next_batch, source_of, spec};
 
 fn connection(peer: &Peer, write: &str) -> String {
     format!(
@@ -208,28 +208,7 @@ async fn source(peer: &Peer, resume: Resume) -> Box<dyn Source> {
         "elasticsearch: {{ url: '{}', read: {{ index: docs, sort: [n], settle: 0s, rows: 10 }} }}\n",
         peer.url()
     );
-    let spec = spec(&text);
-    let registry = busbar_connect::registry();
-    let connector = registry.get(&spec.kind).expect("registered");
-    let context = SourceContext {
-        name: "x".into(),
-        project_dir: Path::new("/").into(),
-        clock: Arc::new(busbar_log::SystemClock),
-        resume,
-        tables: crate::world::no_tables(),
-    };
-    connector.source(&spec, context).await.expect("it opens")
-}
-
-/// The next batch, or none where there is nothing new.
-async fn batch(source: &mut dyn Source) -> Result<Option<Polling>, Error> {
-    loop {
-        match source.poll().await? {
-            Polled::Batch(polling) => return Ok(Some(polling)),
-            Polled::Idle(wait) if wait.is_zero() => {}
-            _ => return Ok(None),
-        }
-    }
+    source_of(&text, resume).await
 }
 
 fn put(peer: &Peer, id: &str, n: Value) {
@@ -247,7 +226,10 @@ fn reading_goes_on_behind_the_last_document() {
     }
     Runtime::new().expect("a runtime").block_on(async {
         let mut reading = source(&peer, Resume::default()).await;
-        let one = batch(reading.as_mut()).await.unwrap().expect("a batch");
+        let one = next_batch(reading.as_mut())
+            .await
+            .unwrap()
+            .expect("a batch");
         assert_eq!(one.batch.rows(), 10);
         let mut resume = Resume::default();
         resume
@@ -257,7 +239,7 @@ fn reading_goes_on_behind_the_last_document() {
         let mut reading = source(&peer, resume).await;
         // Not all of the shards answer at first.
         peer.store.lock().partial = 1;
-        let failed = batch(reading.as_mut())
+        let failed = next_batch(reading.as_mut())
             .await
             .expect_err("a shard is missing");
         assert_eq!(
@@ -265,7 +247,7 @@ fn reading_goes_on_behind_the_last_document() {
             (Class::Transient, "elastic.partial")
         );
         let mut counts = Vec::new();
-        while let Some(next) = batch(reading.as_mut()).await.unwrap() {
+        while let Some(next) = next_batch(reading.as_mut()).await.unwrap() {
             counts.push(next.batch.rows());
         }
         assert_eq!(counts, [10, 5]);
@@ -282,7 +264,7 @@ fn a_page_that_is_too_large_is_asked_for_in_parts() {
     Runtime::new().expect("a runtime").block_on(async {
         let mut reading = source(&peer, Resume::default()).await;
         let mut rows = 0;
-        while let Some(next) = batch(reading.as_mut()).await.unwrap() {
+        while let Some(next) = next_batch(reading.as_mut()).await.unwrap() {
             rows += next.batch.rows();
         }
         assert_eq!(rows, 7);
@@ -303,7 +285,7 @@ fn documents_that_the_order_does_not_tell_apart_are_refused() {
         put(&peer, "other", other);
         Runtime::new().expect("a runtime").block_on(async {
             let mut reading = source(&peer, Resume::default()).await;
-            let refused = batch(reading.as_mut()).await.expect_err(code);
+            let refused = next_batch(reading.as_mut()).await.expect_err(code);
             assert_eq!(
                 (refused.class(), refused.code()),
                 (Class::Configuration, code)

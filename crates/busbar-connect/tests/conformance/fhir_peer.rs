@@ -462,7 +462,9 @@ impl FhirStore {
                     (_, bound) => when < bound,
                 });
                 if fits || self.ignores {
-                    found.push(json!({ "resource": resource, "search": { "mode": "match" } }));
+                    // HAPI says also here what was done with a resource.
+                    let request = json!({ "method": "PUT", "url": place });
+                    found.push(json!({ "resource": resource, "request": request, "search": { "mode": "match" } }));
                 }
             }
         }

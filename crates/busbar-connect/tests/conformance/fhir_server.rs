@@ -1,17 +1,16 @@
 //! `fhir` with HAPI's server: `make test-servers`.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use busbar_catalog::CallSpec;
-use busbar_connector::{CallParts, Polled, Resume, SourceContext};
+use busbar_connector::{CallParts, Polled, Resume};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::postgres_sink::{open, rows, texts};
 use crate::servers::{DatabaseServer, hapi};
 use crate::service_context;
-use crate::world::{eventually, spec};
+use crate::world::{eventually, source_of, spec};
 
 fn connection(server: &DatabaseServer, role: &str) -> String {
     format!(
@@ -135,18 +134,8 @@ fn follow(server: &DatabaseServer, by: &str) -> Vec<String> {
         server,
         &format!("read: {{ types: [Patient], by: {by}, settle: 0s, every: 400ms }}"),
     );
-    let spec = spec(&text);
-    let registry = busbar_connect::registry();
-    let connector = registry.get(&spec.kind).expect("registered");
     Runtime::new().expect("a runtime").block_on(async {
-        let context = SourceContext {
-            name: "x".into(),
-            project_dir: Path::new("/").into(),
-            clock: Arc::new(busbar_log::SystemClock),
-            resume: Resume::default(),
-            tables: crate::world::no_tables(),
-        };
-        let mut source = connector.source(&spec, context).await.expect("it opens");
+        let mut source = source_of(&text, Resume::default()).await;
         let (mut seen, mut idle) = (Vec::new(), 0);
         while idle < 3 {
             match source.poll().await.expect("it reads") {

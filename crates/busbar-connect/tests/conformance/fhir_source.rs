@@ -1,49 +1,25 @@
 //! What a source of `fhir` does beside what all sources do.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use busbar_connector::{Polled, Polling, Resume, Source, SourceContext};
+use busbar_connector::{Polled, Polling, Resume, Source};
 use busbar_event::{Class, Error};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::fhir_peer::FhirPeer;
-use crate::world::spec;
+use crate::world::{next_batch, source_of};
 
 async fn source(peer: &FhirPeer, read: &str, resume: Resume) -> Box<dyn Source> {
     let text = format!(
         "fhir: {{ url: '{}', read: {{ settle: 0s, {read} }} }}\n",
         peer.url()
     );
-    let spec = spec(&text);
-    let registry = busbar_connect::registry();
-    let connector = registry.get(&spec.kind).expect("registered");
-    let context = SourceContext {
-        name: "x".into(),
-        project_dir: Path::new("/").into(),
-        clock: Arc::new(busbar_log::SystemClock),
-        resume,
-        tables: crate::world::no_tables(),
-    };
-    connector.source(&spec, context).await.expect("it opens")
-}
-
-/// The next batch, or none where there is nothing new.
-async fn batch(source: &mut dyn Source) -> Result<Option<Polling>, Error> {
-    loop {
-        match source.poll().await? {
-            Polled::Batch(polling) => return Ok(Some(polling)),
-            Polled::Idle(wait) if wait.is_zero() => {}
-            _ => return Ok(None),
-        }
-    }
+    source_of(&text, resume).await
 }
 
 /// What comes until there is nothing new: key, change and version of each event.
 async fn all(source: &mut dyn Source) -> Result<Vec<String>, Error> {
     let mut seen = Vec::new();
-    while let Some(polling) = batch(source).await? {
+    while let Some(polling) = next_batch(source).await? {
         seen.extend(shown(&polling));
     }
     Ok(seen)
@@ -53,7 +29,7 @@ async fn all(source: &mut dyn Source) -> Result<Vec<String>, Error> {
 async fn follow(peer: &FhirPeer, read: &str, resume: &mut Resume) -> Vec<String> {
     let mut reading = source(peer, read, resume.clone()).await;
     let mut seen = Vec::new();
-    while let Some(polling) = batch(reading.as_mut()).await.expect("it reads") {
+    while let Some(polling) = next_batch(reading.as_mut()).await.expect("it reads") {
         seen.extend(shown(&polling));
         *resume = resumed(&polling);
     }
@@ -96,7 +72,10 @@ fn a_search_goes_on_by_the_clock_of_the_server() {
     // The last one is of a second that is not over.
     Runtime::new().expect("a runtime").block_on(async {
         let mut reading = source(&peer, "types: [Patient]", Resume::default()).await;
-        let one = batch(reading.as_mut()).await.unwrap().expect("a batch");
+        let one = next_batch(reading.as_mut())
+            .await
+            .unwrap()
+            .expect("a batch");
         assert_eq!(one.batch.rows(), 10);
         assert_eq!(one.batch.topic(0), "x/Patient");
         // After a crash only those of the last instant come again.
@@ -131,7 +110,10 @@ fn resources_of_one_instant_are_not_missed_after_a_restart() {
             let mut reading = source(&peer, "types: [Patient]", Resume::default()).await;
             let (mut seen, mut resume) = (Vec::new(), Resume::default());
             for _ in 0..pages {
-                let one = batch(reading.as_mut()).await.unwrap().expect("a batch");
+                let one = next_batch(reading.as_mut())
+                    .await
+                    .unwrap()
+                    .expect("a batch");
                 seen.extend(shown(&one));
                 resume = resumed(&one);
             }
@@ -214,7 +196,10 @@ fn a_history_brings_every_version_and_deletions_oldest_first() {
         Runtime::new().expect("a runtime").block_on(async {
             let mut reading =
                 source(&peer, "types: [Patient], by: history", Resume::default()).await;
-            let first = batch(reading.as_mut()).await.unwrap().expect("a batch");
+            let first = next_batch(reading.as_mut())
+                .await
+                .unwrap()
+                .expect("a batch");
             assert_eq!(
                 shown(&first),
                 [
@@ -258,10 +243,10 @@ fn a_history_whose_pages_repeat_is_refused() {
             peer.store.lock().repeats = repeats;
             let by = "types: [Patient], by: history";
             let mut reading = source(&peer, by, Resume::default()).await;
-            let read = batch(reading.as_mut()).await;
+            let read = next_batch(reading.as_mut()).await;
             match repeats {
                 false => assert_eq!(shown(&read.unwrap().expect("a batch")).len(), 5),
-                true => assert_eq!(read.expect_err("refused").code(), "fhir.pages-circle"),
+                true => assert_eq!(read.expect_err("refused").code(), "fhir.pages-repeat"),
             }
         }
     });
@@ -313,7 +298,7 @@ fn a_search_that_is_forgotten_is_begun_again() {
         let mut reading = source(&peer, "types: [Patient]", Resume::default()).await;
         let mut seen = Vec::new();
         let failed = loop {
-            match batch(reading.as_mut()).await {
+            match next_batch(reading.as_mut()).await {
                 Ok(polling) => seen.extend(shown(&polling.expect("a batch"))),
                 Err(error) => break error,
             }
@@ -349,7 +334,7 @@ fn links_to_another_server_are_not_followed() {
         peer.store.lock().links_to = Some(link.to_owned());
         Runtime::new().expect("a runtime").block_on(async {
             let mut reading = source(&peer, "types: [Patient]", Resume::default()).await;
-            let refused = batch(reading.as_mut())
+            let refused = next_batch(reading.as_mut())
                 .await
                 .expect_err("it leads elsewhere");
             assert_eq!(

@@ -1,11 +1,10 @@
 //! Documents of MongoDB as rows: looked up by `join`, read as a whole and in the order of fields; and what is on the server.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
-use busbar_connector::{Polled, Resume, Source, SourceContext};
+use busbar_connector::{Polled, Resume, Source};
 use busbar_event::Class;
 use busbar_table::Scan;
 use serde_json::json;
@@ -13,7 +12,7 @@ use tokio::runtime::Runtime;
 
 use crate::database_lookups::{joined, results, send};
 use crate::servers::{mongodb, mongodb_set};
-use crate::world::spec;
+use crate::world::{source_of, spec};
 
 #[test]
 fn documents_are_looked_up_and_read() {
@@ -140,20 +139,6 @@ fn all_documents_of_a_collection_are_a_table() {
     }
 }
 
-async fn source(text: &str, resume: Resume) -> Box<dyn Source> {
-    let spec = spec(text);
-    let registry = busbar_connect::registry();
-    let connector = registry.get("mongodb").expect("registered");
-    let context = SourceContext {
-        name: "x".into(),
-        project_dir: Path::new("/").into(),
-        clock: Arc::new(busbar_log::SystemClock),
-        resume,
-        tables: crate::world::no_tables(),
-    };
-    connector.source(&spec, context).await.expect("it opens")
-}
-
 /// The `_id` of each document that there is now, and how far that is.
 async fn all(source: &mut dyn Source, resume: &mut Resume) -> Vec<i64> {
     let mut ids = Vec::new();
@@ -196,7 +181,7 @@ fn documents_are_read_in_the_order_of_fields_that_grow() {
         };
         Runtime::new().expect("a runtime").block_on(async {
             let mut resume = Resume::default();
-            let mut first = source(&text("at, _id"), resume.clone()).await;
+            let mut first = source_of(&text("at, _id"), resume.clone()).await;
             let ids = all(first.as_mut(), &mut resume).await;
             assert_eq!(ids, (0..500).collect::<Vec<_>>());
             server.run(
@@ -204,9 +189,9 @@ fn documents_are_read_in_the_order_of_fields_that_grow() {
                 "u = datetime.datetime(2020, 1, 2)\ndb.p.insert_many([{'_id': 500 + n, 'at': u, 'site': 'n'} for n in range(3)])",
             );
             // Another process goes on behind what was committed.
-            let mut second = source(&text("at, _id"), resume.clone()).await;
+            let mut second = source_of(&text("at, _id"), resume.clone()).await;
             assert_eq!(all(second.as_mut(), &mut resume).await, [500, 501, 502]);
-            let mut same = source(&text("at"), Resume::default()).await;
+            let mut same = source_of(&text("at"), Resume::default()).await;
             let refused = same.poll().await.expect_err("two have the same time");
             assert_eq!((refused.class(), refused.code()), (Class::Configuration, "mongodb.sort-same"));
         });

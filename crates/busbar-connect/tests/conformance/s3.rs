@@ -2,17 +2,16 @@
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::sync::Arc;
 
-use busbar_connector::{Polled, Polling, Resume, Sink, Source, SourceContext};
-use busbar_event::{Class, Error};
+use busbar_connector::{Polling, Resume, Sink, Source};
+use busbar_event::Class;
 use tokio::runtime::Runtime;
 
 use crate::s3_peer::S3Peer;
 use crate::sink_context;
 use crate::sinks::{by, delivery};
 use crate::subjects::numbered;
-use crate::world::spec;
+use crate::world::{next_batch, source_of, spec};
 
 async fn sink(peer: &S3Peer) -> Box<dyn Sink> {
     let spec = spec(&peer.connection("write: { prefix: 'a/ü/' }"));
@@ -227,25 +226,7 @@ fn a_service_or_an_object_that_cannot_keep_rows_once_is_refused() {
 }
 
 async fn source(peer: &S3Peer, resume: Resume) -> Box<dyn Source> {
-    let spec = spec(&peer.connection("read: { prefix: in/ }"));
-    let registry = busbar_connect::registry();
-    let connector = registry.get("s3").expect("registered");
-    let context = SourceContext {
-        name: "x".into(),
-        project_dir: Path::new("/").into(),
-        clock: Arc::new(busbar_log::SystemClock),
-        resume,
-        tables: crate::world::no_tables(),
-    };
-    connector.source(&spec, context).await.expect("it opens")
-}
-
-/// The next batch, or none where there is nothing new.
-async fn batch(source: &mut dyn Source) -> Result<Option<Polling>, Error> {
-    match source.poll().await? {
-        Polled::Batch(polling) => Ok(Some(polling)),
-        _ => Ok(None),
-    }
+    source_of(&peer.connection("read: { prefix: in/ }"), resume).await
 }
 
 fn resumed(polling: &Polling) -> Resume {
@@ -269,7 +250,7 @@ fn objects_are_read_line_by_line_in_the_order_of_their_keys() {
     Runtime::new().expect("a runtime").block_on(async {
         let mut texts = Vec::new();
         let mut reading = source(&peer, Resume::default()).await;
-        while let Some(next) = batch(reading.as_mut()).await.expect("it is read") {
+        while let Some(next) = next_batch(reading.as_mut()).await.expect("it is read") {
             let payloads = next.batch.payloads();
             for row in 0..next.batch.rows() {
                 texts.push(String::from_utf8_lossy(payloads.value(row)).into_owned());
@@ -291,15 +272,23 @@ fn an_object_that_changes_while_it_is_read_is_not_read_on() {
     peer.put("in/2", "behind");
     Runtime::new().expect("a runtime").block_on(async {
         let mut reading = source(&peer, Resume::default()).await;
-        let first = batch(reading.as_mut()).await.unwrap().expect("a batch");
+        let first = next_batch(reading.as_mut())
+            .await
+            .unwrap()
+            .expect("a batch");
         assert_eq!(first.batch.rows(), 3);
         peer.put("in/1", &line.repeat(5));
-        let failed = batch(reading.as_mut()).await.expect_err("it has changed");
+        let failed = next_batch(reading.as_mut())
+            .await
+            .expect_err("it has changed");
         assert_eq!(
             (failed.class(), failed.code()),
             (Class::Permanent, "s3.changed")
         );
-        let next = batch(reading.as_mut()).await.unwrap().expect("a batch");
+        let next = next_batch(reading.as_mut())
+            .await
+            .unwrap()
+            .expect("a batch");
         assert_eq!(next.batch.payloads().value(0), b"behind");
     });
 }
@@ -333,7 +322,7 @@ fn compressed_objects_are_read_line_by_line() {
             let (mut lengths, mut failed) = (Vec::new(), Vec::new());
             let mut reading = source(&peer, Resume::default()).await;
             loop {
-                let next = match batch(reading.as_mut()).await {
+                let next = match next_batch(reading.as_mut()).await {
                     Ok(None) => break,
                     Ok(Some(next)) => next,
                     Err(error) => {
@@ -363,7 +352,7 @@ fn a_compressed_line_without_an_end_is_not_kept_in_memory() {
     peer.store.lock().all.insert("in/1.gz".to_owned(), body);
     Runtime::new().expect("a runtime").block_on(async {
         let mut reading = source(&peer, Resume::default()).await;
-        let refused = batch(reading.as_mut()).await.expect_err("too long");
+        let refused = next_batch(reading.as_mut()).await.expect_err("too long");
         assert_eq!(refused.code(), "s3.line-long");
     });
 }

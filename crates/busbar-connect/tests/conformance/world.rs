@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use arrow::array::{BinaryArray, StringArray};
 use busbar_bus::{Bus, BusOptions};
 use busbar_catalog::{Bundle, ConnectionSpec, Project};
-use busbar_connector::{Databases, SnapshotStatus};
-use busbar_event::{Batch, Body, Envelope};
+use busbar_connector::{Databases, Polled, Polling, Resume, SnapshotStatus, Source, SourceContext};
+use busbar_event::{Batch, Body, Envelope, Error};
 use busbar_flow::SourceStatus;
 use busbar_flow::{Runtime, RuntimeOptions};
 use busbar_log::sim::SimDisk;
@@ -234,6 +234,29 @@ pub fn spec(text: &str) -> ConnectionSpec {
     let files = files.map(|(path, text)| (path.to_owned(), text.to_owned()));
     spec.files = std::sync::Arc::new(files.into());
     spec
+}
+
+/// The source of a connection, without a node.
+pub async fn source_of(text: &str, resume: Resume) -> Box<dyn Source> {
+    let spec = spec(text);
+    let registry = busbar_connect::registry();
+    let connector = registry.get(&spec.kind).expect("registered");
+    let context = SourceContext {
+        resume,
+        ..crate::source_context(Path::new("/"))
+    };
+    connector.source(&spec, context).await.expect("it opens")
+}
+
+/// The next batch of a source, or none where there is nothing new.
+pub async fn next_batch(source: &mut dyn Source) -> Result<Option<Polling>, Error> {
+    loop {
+        match source.poll().await? {
+            Polled::Batch(polling) => return Ok(Some(polling)),
+            Polled::Idle(wait) if wait.is_zero() => {}
+            _ => return Ok(None),
+        }
+    }
 }
 
 pub fn now() -> i64 {

@@ -235,20 +235,20 @@ impl<'a> LiveRow<'a> {
         }
     }
 
-    /// Looks at a fragment that puts and that no other of its family and row follows or precedes.
+    /// Looks at a fragment that puts cells and is the only one of its family and row.
     ///
     /// # Errors
     /// A key that cannot be read.
     fn look_alone(&self, key: &[u8]) -> Result<FragmentState, Error> {
         let (_, stamp) = Stamp::of(key).ok_or_else(damaged)?;
-        let family = self.layout.family(stamp.family);
-        let family = family.map(|place| &self.layout.families[place]);
-        Ok(
-            match family.is_some_and(|family| has_expired(family, stamp.time, self.now)) {
-                true => FragmentState::Dead,
-                false => FragmentState::Live,
-            },
-        )
+        let Some(place) = self.layout.family(stamp.family) else {
+            return Ok(FragmentState::Live);
+        };
+        let family = &self.layout.families[place];
+        Ok(match has_expired(family, stamp.time, self.now) {
+            true => FragmentState::Dead,
+            false => FragmentState::Live,
+        })
     }
 
     /// Looks at the next fragment.
