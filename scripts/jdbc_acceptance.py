@@ -35,6 +35,14 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def is_running(pid):
+    """A process that has ended and that nobody has waited for has no command line."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
 class Site:
     """A node with a project of its own, and the database behind it."""
 
@@ -85,6 +93,15 @@ class Site:
     def kill(self):
         self.process.kill()
         self.process.wait(WAIT)
+
+    def end(self):
+        """Ends the node, and waits for its workers: they write to databases in the folder until they notice."""
+        workers = self.workers()
+        self.kill()
+        deadline = time.monotonic() + WAIT
+        while any(is_running(pid) for pid in workers):
+            assert time.monotonic() < deadline, f"the workers {workers} do not end"
+            time.sleep(0.05)
 
     def workers(self):
         """The Java processes of the node."""
@@ -278,7 +295,7 @@ def main():
                     print(f"FAILED {name}: {why}")
         finally:
             if site.process is not None:
-                site.kill()
+                site.end()
     print(f"Not needed any more: drop table {TABLE}; and busbar_position, unless other flows use it.")
     print(f"{passed} passed, {failed} failed")
     return failed > 0
