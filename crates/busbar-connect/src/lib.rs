@@ -29,6 +29,7 @@ mod postgres;
 mod reason;
 mod redis;
 mod relational;
+mod run_place;
 mod s3;
 mod schedule;
 mod scram;

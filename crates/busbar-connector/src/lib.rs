@@ -624,12 +624,41 @@ pub struct Resume {
     pub positions: BTreeMap<String, u64>,
     /// The note that was kept with it, for parts that have one.
     pub notes: BTreeMap<String, Vec<u8>>,
+    /// How far streams hold rows of parts.
+    pub farthest: ReachedPositions,
+}
+
+/// How far streams hold rows of a source's parts: farther than the committed position where the process ended after an append
+/// and before its position was kept. Rows that come with such a position are taken for those that are there, and left out.
+#[derive(Clone, Default)]
+pub struct ReachedPositions(Option<Arc<ReachedOf>>);
+
+type ReachedOf = dyn Fn(&str) -> u64 + Send + Sync;
+
+impl ReachedPositions {
+    /// The position of a part is what this finds, 0 for none.
+    pub fn new(of: impl Fn(&str) -> u64 + Send + Sync + 'static) -> ReachedPositions {
+        ReachedPositions(Some(Arc::new(of)))
+    }
+}
+
+impl std::fmt::Debug for ReachedPositions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ReachedPositions")
+    }
 }
 
 impl Resume {
     /// The position behind the last committed row of a part; 0 for a part never read.
     pub fn position(&self, part: &str) -> u64 {
         self.positions.get(part).copied().unwrap_or(0)
+    }
+
+    /// The highest position that a row of a part has had, committed or not. A source whose positions are numbers of its own,
+    /// given anew to what it reads again, begins above it.
+    pub fn reached(&self, part: &str) -> u64 {
+        let appended = self.farthest.0.as_ref().map_or(0, |of| of(part));
+        self.position(part).max(appended)
     }
 
     /// The [`Polling::note`] that was kept with the position of a part; empty without one.

@@ -18,7 +18,8 @@ use tokio::task::JoinHandle;
 
 use crate::limits::{BATCH_ROWS_MAX, DRAIN_TIMEOUT, LAG_EVERY, SNAPSHOT_ASKED_MAX};
 use busbar_connector::{
-    Backoff, Connector, Polled, Polling, Position, Resume, SnapshotStatus, Source, SourceContext,
+    Backoff, Connector, Polled, Polling, Position, ReachedPositions, Resume, SnapshotStatus,
+    Source, SourceContext,
 };
 
 /// A source that runs.
@@ -348,7 +349,14 @@ impl Driving {
 
     fn resume(&self) -> Resume {
         let prefix = self.key("");
-        let mut resume = Resume::default();
+        let (bus, name) = (self.bus.clone(), Arc::clone(&self.name));
+        let mut resume = Resume {
+            farthest: ReachedPositions::new(move |part| {
+                let positions = appended(&bus, &producer(&name, part));
+                positions.into_iter().max().unwrap_or(0)
+            }),
+            ..Resume::default()
+        };
         let mut after: Option<Bytes> = None;
         loop {
             let page = self.store.scan(&prefix, after.as_deref(), BATCH_ROWS_MAX);
@@ -388,6 +396,26 @@ async fn told(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
+/// The producer of a part's rows.
+fn producer(connection: &str, part: &str) -> Arc<str> {
+    if part.is_empty() {
+        format!("connection:{connection}").into()
+    } else {
+        format!("connection:{connection}:{part}").into()
+    }
+}
+
+/// How far each partition holds rows of a producer.
+fn appended(bus: &Bus, producer: &str) -> Vec<u64> {
+    let streams = bus.streams();
+    let partitions = streams
+        .iter()
+        .flat_map(|stream| stream.partitions().to_vec());
+    partitions
+        .filter_map(|partition| partition.producer_position(producer))
+        .collect()
+}
+
 /// One of the things a source reads.
 struct Part {
     producer: Arc<str>,
@@ -398,19 +426,10 @@ struct Part {
 
 impl Part {
     fn new(bus: &Bus, connection: &str, part: &str, resume: &Resume) -> Part {
-        let producer: Arc<str> = if part.is_empty() {
-            format!("connection:{connection}").into()
-        } else {
-            format!("connection:{connection}:{part}").into()
-        };
+        let producer = producer(connection, part);
         let committed = resume.position(part);
-        let mut cuts: Vec<u64> = bus
-            .streams()
-            .iter()
-            .flat_map(|stream| stream.partitions().to_vec())
-            .filter_map(|partition| partition.producer_position(&producer))
-            .filter(|position| *position > committed)
-            .collect();
+        let mut cuts = appended(bus, &producer);
+        cuts.retain(|position| *position > committed);
         cuts.sort_unstable();
         cuts.dedup();
         Part { producer, cuts }

@@ -62,7 +62,7 @@ impl CassandraSource {
             topic: written,
             schedule: options.schedule(&context.clock),
             place: serde_json::from_slice(context.resume.note("")).unwrap_or_default(),
-            position: attempt(context.clock.now_micros(), context.resume.position("")),
+            position: attempt(context.clock.now_micros(), context.resume.reached("")),
             rows: options.rows,
             options,
             link: None,

@@ -117,7 +117,7 @@ impl Table {
         Table {
             name: name.to_owned(),
             topic: topic.into(),
-            position: super::attempt(now_micros, known),
+            position: super::attempt(now_micros, collector.resume.reached(&part)),
             resumed,
             progress,
             part,
@@ -281,7 +281,7 @@ impl Collector {
 
     /// A transaction begins; `place` tells it apart from all others in the log.
     pub fn begin(&mut self, place: u64, shown: String, id: String, time: Micros) {
-        let part = format!("{}large:{place:016x}", self.prefix);
+        let part = large_part(&self.prefix, place);
         let before = self.resume.positions.get(&part);
         self.transaction = Some(Transaction {
             place,
@@ -301,8 +301,8 @@ impl Collector {
     /// before: of a large one all rows come again then, behind those that were committed.
     pub fn number_anew(&mut self, now_micros: i64) {
         if let Some(transaction) = &mut self.transaction {
-            let known = transaction.large.as_ref().map_or(0, |(_, known)| *known);
-            transaction.attempt = super::attempt(now_micros, known);
+            let part = large_part(&self.prefix, transaction.place);
+            transaction.attempt = super::attempt(now_micros, self.resume.reached(&part));
         }
     }
 
@@ -382,7 +382,7 @@ impl Collector {
                 return;
             };
             if transaction.large.is_none() {
-                let part = format!("{}large:{:016x}", self.prefix, transaction.place);
+                let part = large_part(&self.prefix, transaction.place);
                 transaction.large = Some((part.into(), 0));
             }
             self.hand_on_large();
@@ -612,6 +612,11 @@ impl Collector {
     }
 }
 
+/// The part of a transaction that is too large to be held until its end.
+fn large_part(prefix: &str, place: u64) -> String {
+    format!("{prefix}large:{place:016x}")
+}
+
 fn plain<'a>(
     topic: u32,
     key: Option<&'a str>,
@@ -659,6 +664,43 @@ fn push_rows(builder: &mut BatchBuilder, transaction: &mut Transaction) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use busbar_connector::ReachedPositions;
+
+    /// Of what was appended before a crash, and not kept, nothing may be taken for what is read now.
+    #[test]
+    fn numbers_given_anew_are_above_what_was_appended() {
+        let appended = 1 << 62;
+        let resume = Resume {
+            farthest: ReachedPositions::new(move |part| match part {
+                "table:s.t" | "large:0000000000000001" => appended,
+                _ => 0,
+            }),
+            ..Resume::default()
+        };
+        let mut collector = Collector::new(0, resume);
+        let mut table = Table::new("s.t", "t".into(), 0, true, &collector, 0);
+        assert!(!table.is_known(), "nothing of it was committed");
+        collector.push_read(&mut table, None, b"{}");
+        collector.end_read(&mut table, None);
+        collector.begin(1, "1".into(), "1".into(), 0);
+        collector.number_anew(0);
+        for _ in 0..=TRANSACTION_ROWS {
+            collector.push(&"t".into(), None, b"{}".to_vec());
+            collector.count();
+        }
+        collector.commit(9);
+        let batches: Vec<_> = std::iter::from_fn(|| collector.pop()).collect();
+        let parts: Vec<_> = batches.iter().map(|batch| &*batch.part).collect();
+        let large = "large:0000000000000001";
+        assert_eq!(parts, ["table:s.t", large, large, "stream"]);
+        for batch in &batches[..3] {
+            let first = match &batch.position {
+                Position::Rows(positions) => positions.first().copied(),
+                other => other.last(),
+            };
+            assert!(first > Some(appended), "{first:?}");
+        }
+    }
 
     /// Columns are kept behind the transaction that tells them, and say nothing of a snapshot that nobody has taken.
     #[test]

@@ -152,11 +152,12 @@ impl Write {
 /// Batches that one attempt may number.
 const ATTEMPT_BITS: u32 = 26;
 
-/// A position above those of all attempts before, by the clock and by the last one that is known. What is read again is
-/// not what was read before, so that it must not be taken for it.
-pub fn attempt(now_micros: i64, known: u64) -> u64 {
+/// A position above those of all attempts before, by the clock and by the highest that any of them reached
+/// ([`Resume::reached`](busbar_connector::Resume::reached)). What is read again is not what was read before, so that it must not
+/// be taken for it.
+pub fn attempt(now_micros: i64, reached: u64) -> u64 {
     let seconds = u64::try_from(now_micros / 1_000_000).unwrap_or(0);
-    seconds.max((known >> ATTEMPT_BITS) + 1) << ATTEMPT_BITS
+    seconds.max((reached >> ATTEMPT_BITS) + 1) << ATTEMPT_BITS
 }
 
 /// Schema and name of a table that is written `schema.table` or `table`.

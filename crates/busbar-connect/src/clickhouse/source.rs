@@ -54,7 +54,7 @@ impl ClickHouseSource {
             topic: written,
             schedule: options.schedule(&context.clock),
             place: serde_json::from_slice(context.resume.note("")).unwrap_or_default(),
-            position: attempt(context.clock.now_micros(), context.resume.position("")),
+            position: attempt(context.clock.now_micros(), context.resume.reached("")),
             rows: options.rows,
             options,
             builder: BatchBuilder::new(),

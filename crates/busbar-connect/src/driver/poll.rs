@@ -147,7 +147,7 @@ impl DriverPollSource {
                 overlap: overlap(options.overlap.as_ref(), &version)?,
                 version,
                 key,
-                position: attempt(context.clock.now_micros(), context.resume.position(&part)),
+                position: attempt(context.clock.now_micros(), context.resume.reached(&part)),
                 part: part.into(),
                 place,
                 due: Instant::now(),

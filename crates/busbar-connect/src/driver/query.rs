@@ -17,6 +17,7 @@ use super::types::sql;
 use super::worker::DriverWorker;
 use crate::change::attempt;
 use crate::change::plan::names;
+use crate::run_place::resumable;
 use crate::schedule::{CronTimes, RunSchedule};
 use crate::topic::TopicTemplate;
 
@@ -30,6 +31,8 @@ pub struct DriverQuerySource {
     running: bool,
     columns: Vec<DriverColumn>,
     place: QueryPlace,
+    /// Behind the last row of the run under way.
+    last: Option<QueryPlace>,
     /// Behind the last batch.
     position: u64,
     schedule: RunSchedule,
@@ -71,7 +74,7 @@ impl DriverQuerySource {
         }
         let schedule = schedule(&options, &context);
         Ok(DriverQuerySource {
-            position: attempt(context.clock.now_micros(), context.resume.position("")),
+            position: attempt(context.clock.now_micros(), context.resume.reached("")),
             worker,
             options,
             topic: written,
@@ -79,6 +82,7 @@ impl DriverQuerySource {
             running: false,
             columns: Vec::new(),
             place,
+            last: None,
             schedule,
             builder: BatchBuilder::new(),
             before: HashSet::new(),
@@ -113,6 +117,7 @@ impl DriverQuerySource {
         let answer = if begun {
             session.more().await
         } else {
+            self.last = None;
             self.before = std::mem::take(&mut self.now);
             let parameters = self.parameters()?;
             session
@@ -201,21 +206,13 @@ impl DriverQuerySource {
                 payload: &payload,
             });
         }
-        if let (Some(place), Some(last)) = (place, page.rows.last()) {
-            let value = last[place];
-            if is_null(value) {
-                let error = Error::new(Class::Configuration, "driver.query-null");
-                return Err(error.with("column", &columns[place].name));
-            }
-            self.place = QueryPlace {
-                value: Some(value.to_owned()),
-                kind: columns[place].kind,
-                done: false,
-            };
+        let ends = !page.more && self.last.is_some();
+        if let Some(column) = place {
+            self.advance(page, column)?;
         }
         self.place.done = done;
-        // That it is done is kept also where the last page is empty.
-        if self.builder.is_empty() && !done {
+        // That it is done, and where it has come to, is kept also where the last page is empty.
+        if self.builder.is_empty() && !done && !(ends && page.rows.is_empty()) {
             return Ok(None);
         }
         self.position += 1;
@@ -225,6 +222,35 @@ impl DriverQuerySource {
             position: Position::End(self.position),
             note: serde_json::to_vec(&self.place).unwrap_or_default(),
         }))
+    }
+
+    /// Notes where a run begins behind a page.
+    fn advance(&mut self, page: &DriverPage<'_>, column: usize) -> Result<(), Error> {
+        let DriverColumn { name, kind } = &self.columns[column];
+        let place = |row: &Vec<&RawValue>| match is_null(row[column]) {
+            true => {
+                let error = Error::new(Class::Configuration, "driver.query-null");
+                Err(error.with("column", name))
+            }
+            false => Ok(QueryPlace {
+                value: Some(row[column].to_owned()),
+                kind: *kind,
+                done: false,
+            }),
+        };
+        let values = page.rows.iter().map(|row| row[column].get());
+        if let Some(at) = resumable(values, page.more) {
+            self.place = place(&page.rows[at])?;
+        }
+        if let Some(last) = page.rows.last() {
+            self.last = Some(place(last)?);
+        }
+        if !page.more
+            && let Some(last) = self.last.take()
+        {
+            self.place = last;
+        }
+        Ok(())
     }
 }
 

@@ -50,7 +50,7 @@ impl ElasticSource {
             topic,
             name: Arc::clone(&context.name),
             place: serde_json::from_slice(context.resume.note("")).unwrap_or_default(),
-            position: attempt(context.clock.now_micros(), context.resume.position("")),
+            position: attempt(context.clock.now_micros(), context.resume.reached("")),
             rows: options.rows,
             options,
             builder: BatchBuilder::new(),

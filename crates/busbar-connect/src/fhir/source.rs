@@ -89,7 +89,7 @@ impl FhirSource {
             topic,
             name: Arc::clone(&context.name),
             place,
-            position: attempt(context.clock.now_micros(), context.resume.position("")),
+            position: attempt(context.clock.now_micros(), context.resume.reached("")),
             clock: Arc::clone(&context.clock),
             options,
             round: None,

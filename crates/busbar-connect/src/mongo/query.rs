@@ -50,7 +50,7 @@ impl MongoQuery {
             clock: Arc::clone(&context.clock),
             link: None,
             after: context.resume.note("").to_vec(),
-            position: attempt(context.clock.now_micros(), context.resume.position("")),
+            position: attempt(context.clock.now_micros(), context.resume.reached("")),
             options,
             builder: BatchBuilder::new(),
         })

@@ -20,6 +20,7 @@ use super::link::{Answer, Fetched, Link, Server};
 use super::{Overlap, QueryOptions};
 use crate::change::attempt;
 use crate::change::plan::names;
+use crate::run_place::resumable;
 use crate::topic::TopicTemplate;
 
 /// Runs a statement at intervals.
@@ -32,6 +33,8 @@ pub struct QuerySource {
     running: Option<Link>,
     columns: Vec<Column>,
     place: Place,
+    /// Behind the last row of the run under way.
+    last: Option<Place>,
     /// Behind the last batch.
     position: u64,
     due: Instant,
@@ -67,7 +70,7 @@ impl QuerySource {
             place.value = options.start.clone();
         }
         Ok(QuerySource {
-            position: attempt(context.clock.now_micros(), context.resume.position("")),
+            position: attempt(context.clock.now_micros(), context.resume.reached("")),
             server,
             options,
             topic: written,
@@ -75,6 +78,7 @@ impl QuerySource {
             running: None,
             columns: Vec::new(),
             place,
+            last: None,
             due: Instant::now(),
             builder: BatchBuilder::new(),
             before: HashSet::new(),
@@ -109,6 +113,7 @@ impl QuerySource {
             answer.columns.clone_from(&self.columns);
             link.more(FETCH_ROWS).await?;
         } else {
+            self.last = None;
             self.before = std::mem::take(&mut self.now);
             let from = self.from(&mut link).await?;
             let parameter = [from.as_deref()];
@@ -128,7 +133,7 @@ impl QuerySource {
                 Fetched::Part => link.more(FETCH_ROWS).await?,
             }
         };
-        let polling = self.publish(&answer)?;
+        let polling = self.publish(&answer, !whole)?;
         if whole {
             link.finish().await?;
             self.link = Some(link);
@@ -168,7 +173,8 @@ impl QuerySource {
         Ok(answer.text(0, 0).map(str::to_owned))
     }
 
-    fn publish(&mut self, answer: &Answer) -> Result<Option<Polling>, Error> {
+    /// What is to be handed on of a piece of a run, behind which more rows may follow or not.
+    fn publish(&mut self, answer: &Answer, more: bool) -> Result<Option<Polling>, Error> {
         let columns = &answer.columns;
         let place = match &self.options.position {
             None => None,
@@ -214,20 +220,12 @@ impl QuerySource {
                 payload: &payload,
             });
         }
-        if let (Some(place), Some(last)) = (place, answer.rows.last()) {
-            let value = last[place]
-                .as_ref()
-                .map(|value| String::from_utf8_lossy(value).into_owned());
-            let Some(value) = value else {
-                let error = Error::new(Class::Configuration, "postgres.query-null");
-                return Err(error.with("column", &columns[place].name));
-            };
-            self.place = Place {
-                value: Some(value),
-                oid: columns[place].oid,
-            };
+        let ends = !more && self.last.is_some();
+        if let Some(column) = place {
+            self.advance(answer, column, more)?;
         }
-        if self.builder.is_empty() {
+        // Where it has come to is kept also where the last piece is empty.
+        if self.builder.is_empty() && !(ends && answer.rows.is_empty()) {
             return Ok(None);
         }
         self.position += 1;
@@ -237,6 +235,32 @@ impl QuerySource {
             position: Position::End(self.position),
             note: serde_json::to_vec(&self.place).unwrap_or_default(),
         }))
+    }
+
+    /// Notes where a run begins behind a piece.
+    fn advance(&mut self, answer: &Answer, column: usize, more: bool) -> Result<(), Error> {
+        let Column { name, oid, .. } = &answer.columns[column];
+        let place = |row: &Vec<Option<Bytes>>| match &row[column] {
+            None => {
+                let error = Error::new(Class::Configuration, "postgres.query-null");
+                Err(error.with("column", name))
+            }
+            Some(value) => Ok(Place {
+                value: Some(String::from_utf8_lossy(value).into_owned()),
+                oid: *oid,
+            }),
+        };
+        let values = answer.rows.iter().map(|row| &row[column]);
+        if let Some(at) = resumable(values, more) {
+            self.place = place(&answer.rows[at])?;
+        }
+        if let Some(last) = answer.rows.last() {
+            self.last = Some(place(last)?);
+        }
+        if !more && let Some(last) = self.last.take() {
+            self.place = last;
+        }
+        Ok(())
     }
 }
 

@@ -64,7 +64,7 @@ impl S3Source {
             place: serde_json::from_slice(context.resume.note("")).unwrap_or_default(),
             reading: None,
             listed: VecDeque::new(),
-            position: attempt(context.clock.now_micros(), context.resume.position("")),
+            position: attempt(context.clock.now_micros(), context.resume.reached("")),
             builder: BatchBuilder::new(),
         }
     }

@@ -19,6 +19,7 @@ use super::wire::{literal, plain};
 use super::{MssqlOverlap, MssqlQuery};
 use crate::change::attempt;
 use crate::change::plan::names;
+use crate::run_place::resumable;
 use crate::schedule::{CronTimes, RunSchedule};
 use crate::topic::TopicTemplate;
 
@@ -31,6 +32,8 @@ pub struct MssqlQuerySource {
     /// The columns of the run under way.
     running: Option<Arc<[TdsColumn]>>,
     place: MssqlPlace,
+    /// Behind the last row of the run under way.
+    last: Option<MssqlPlace>,
     /// Behind the last batch.
     position: u64,
     /// In which encoding the database keeps variables of single bytes.
@@ -72,7 +75,7 @@ impl MssqlQuerySource {
             }
         };
         Ok(MssqlQuerySource {
-            position: attempt(context.clock.now_micros(), context.resume.position("")),
+            position: attempt(context.clock.now_micros(), context.resume.reached("")),
             encoding: link.encoding,
             server,
             options,
@@ -80,6 +83,7 @@ impl MssqlQuerySource {
             link: Some(link),
             running: None,
             place,
+            last: None,
             schedule,
             builder: BatchBuilder::new(),
             before: HashSet::new(),
@@ -112,6 +116,7 @@ impl MssqlQuerySource {
         let columns = match running {
             Some(columns) => columns,
             None => {
+                self.last = None;
                 self.before = std::mem::take(&mut self.now);
                 link.begin(&self.statement()?).await?;
                 loop {
@@ -134,7 +139,7 @@ impl MssqlQuerySource {
             // A failure behind the rows is one of the run, which is taken again from the last place.
             while !matches!(link.head().await?, MssqlHead::End) {}
         }
-        let polling = self.publish(&columns, &rows)?;
+        let polling = self.publish(&columns, &rows, !whole)?;
         if whole {
             self.schedule.ran();
         } else {
@@ -167,10 +172,12 @@ impl MssqlQuerySource {
         Ok(format!("DECLARE @position {kind} = {value}; {statement}"))
     }
 
+    /// What is to be handed on of a piece of a run, behind which more rows may follow or not.
     fn publish(
         &mut self,
         columns: &[TdsColumn],
         rows: &[Vec<Option<Bytes>>],
+        more: bool,
     ) -> Result<Option<Polling>, Error> {
         let place = match &self.options.position {
             None => None,
@@ -213,18 +220,12 @@ impl MssqlQuerySource {
                 payload: &payload,
             });
         }
-        if let (Some(place), Some(last)) = (place, rows.last()) {
-            let column = &columns[place];
-            let Some(value) = &last[place] else {
-                let error = Error::new(Class::Configuration, "sqlserver.query-null");
-                return Err(error.with("column", &column.name));
-            };
-            self.place = MssqlPlace {
-                value: Some(column.of.literal(value)),
-                kind: column.of.variable(value, self.encoding),
-            };
+        let ends = !more && self.last.is_some();
+        if let Some(place) = place {
+            self.advance(&columns[place], place, rows, more)?;
         }
-        if self.builder.is_empty() {
+        // Where it has come to is kept also where the last piece is empty.
+        if self.builder.is_empty() && !(ends && rows.is_empty()) {
             return Ok(None);
         }
         self.position += 1;
@@ -234,6 +235,37 @@ impl MssqlQuerySource {
             position: Position::End(self.position),
             note: serde_json::to_vec(&self.place).unwrap_or_default(),
         }))
+    }
+
+    /// Notes where a run begins behind a piece.
+    fn advance(
+        &mut self,
+        column: &TdsColumn,
+        at: usize,
+        rows: &[Vec<Option<Bytes>>],
+        more: bool,
+    ) -> Result<(), Error> {
+        let encoding = self.encoding;
+        let place = |row: &Vec<Option<Bytes>>| match &row[at] {
+            None => {
+                let error = Error::new(Class::Configuration, "sqlserver.query-null");
+                Err(error.with("column", &column.name))
+            }
+            Some(value) => Ok(MssqlPlace {
+                value: Some(column.of.literal(value)),
+                kind: column.of.variable(value, encoding),
+            }),
+        };
+        if let Some(before) = resumable(rows.iter().map(|row| &row[at]), more) {
+            self.place = place(&rows[before])?;
+        }
+        if let Some(last) = rows.last() {
+            self.last = Some(place(last)?);
+        }
+        if !more && let Some(last) = self.last.take() {
+            self.place = last;
+        }
+        Ok(())
     }
 }
 

@@ -116,7 +116,7 @@ impl Follower {
         let place: Option<FollowPlace> = serde_json::from_slice(resume.note(&part)).ok();
         let follower = Follower {
             left_out: left_out.map(|flow| format!("flow:{flow}:")).collect(),
-            read: attempt(clock.now_micros(), resume.position(&part)),
+            read: attempt(clock.now_micros(), resume.reached(&part)),
             behind: 0,
             forgotten: 0,
             name: name.to_owned(),

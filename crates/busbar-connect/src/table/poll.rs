@@ -84,7 +84,7 @@ impl Poller {
             tables,
             topic,
             every,
-            position: attempt(clock.now_micros(), resume.position(&part)),
+            position: attempt(clock.now_micros(), resume.reached(&part)),
             place: serde_json::from_slice(resume.note(&part)).unwrap_or_default(),
             part,
             due: Instant::now(),

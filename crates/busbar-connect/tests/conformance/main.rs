@@ -66,6 +66,7 @@ mod postgres_query;
 mod postgres_sink;
 mod postgres_snapshots;
 mod postgres_subject;
+mod query_runs;
 mod redis_hot;
 mod redis_hot_moves;
 mod redis_losing;

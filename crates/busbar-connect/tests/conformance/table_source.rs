@@ -553,3 +553,34 @@ fn a_table_of_the_node_and_one_of_a_database_stay_in_step_both_ways_through_kill
         assert!(rows(&world, "t").contains(&"5001|last|9000".to_owned()));
     }
 }
+
+/// What an attempt appended before a crash, and nobody kept as committed, is not what the next one reads: that comes as well.
+#[test]
+fn rows_come_behind_a_position_that_was_appended_and_not_kept() {
+    for (way, part) in [
+        ("follow: { tables: [t] }", "read:t"),
+        (
+            "poll: { tables: [{ table: t, version: changed }], every: 100ms }",
+            "poll:t",
+        ),
+    ] {
+        eprintln!("-- {way}");
+        let world = world();
+        let table = format!("hot: {{}}\nchanges: true\n{COLUMNS}");
+        let table = ("tables/t.yaml", table.as_str());
+        apply(&world, &[table]);
+        world.publish("in/a", &[change("insert", 1, "a", 1)]);
+        eventually("the row", || match rows(&world, "t").len() {
+            1 => Ok(()),
+            count => Err(format!("{count}")),
+        });
+        // Farther than the clock says.
+        let appended = (format!("connection:own:{part}").into(), 1 << 62);
+        let before = change("read", 7, "before", 0);
+        world.publish_as(Some(appended), "out/t", &[before]);
+        let own = format!("table: {{ {way} }}\ntopic: out/${{table}}\n");
+        apply(&world, &[table, ("connections/own.yaml", own.as_str())]);
+        let events = come(&world, 2);
+        assert_eq!(events[1].json()["name"], "a", "{events:?}");
+    }
+}

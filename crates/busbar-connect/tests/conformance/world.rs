@@ -145,12 +145,17 @@ impl World {
 
     /// Publishes events; they are durable when this returns.
     pub fn publish(&self, topic: &str, payloads: &[String]) {
+        self.publish_as(None, topic, payloads);
+    }
+
+    /// The same, as a producer that comes to a position with them.
+    pub fn publish_as(&self, producer: Option<(Arc<str>, u64)>, topic: &str, payloads: &[String]) {
         let topics = StringArray::from(vec![topic; payloads.len()]);
         let envelope = Envelope::new(&topics, vec![now(); payloads.len()]);
         let payloads = payloads.iter().map(String::as_bytes);
         let body = Body::Payload(BinaryArray::from_iter_values(payloads));
         let batch = Batch::from_columns(envelope, body).expect("a batch");
-        let appended = self.tokio.block_on(self.bus.append(batch, None));
+        let appended = self.tokio.block_on(self.bus.append(batch, producer));
         appended.expect("appended");
     }
 
