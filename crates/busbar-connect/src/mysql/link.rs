@@ -36,6 +36,8 @@ pub struct Link {
     timeout: Duration,
     /// A statement is under way. Where its caller was dropped, it stays so, and the session is not used again.
     busy: bool,
+    /// A transaction is open, or may be: behind a failure the server does not say it.
+    in_transaction: bool,
     /// As the server says it: `10.11.19-MariaDB`.
     pub version: String,
 }
@@ -98,6 +100,10 @@ trait MysqlSocket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> MysqlSocket for T {}
 
+/// A transaction is open.
+const IN_TRANSACTION: u64 = 1;
+/// Statements outside of transactions are their own.
+const AUTOCOMMIT: u64 = 2;
 /// More answers follow.
 const MORE_RESULTS: u64 = 8;
 
@@ -114,7 +120,7 @@ impl MysqlServer {
         };
         let mut link = opened.map_err(|failed| failed.told(self.doing("", "")))?;
         // Values are kept whole or refused; texts end where they end; times are in UTC.
-        let settings = "SET NAMES utf8mb4; SET time_zone = '+00:00'; SET sql_mode = \
+        let settings = "SET NAMES utf8mb4; SET autocommit = 1; SET time_zone = '+00:00'; SET sql_mode = \
              'STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
         let set = link.run(settings).await;
         set.map_err(|failed| failed.told(self.doing("", "")))?;
@@ -138,6 +144,7 @@ impl MysqlServer {
             address: Arc::clone(&self.address),
             timeout: CONNECT_MAX,
             busy: true,
+            in_transaction: false,
             version: String::new(),
         };
         let (mut number, body) = link.packet().await?;
@@ -294,17 +301,12 @@ impl Link {
         let (_, body) = self.packet().await?;
         let mut reader = Reader::new(&body);
         match body.first() {
-            Some(0xff) => {
-                self.busy = false;
-                Err(Failed::Server(wire::server_error(&body)))
-            }
+            Some(0xff) => Err(self.failed(&body)),
             Some(0x00) => {
                 reader.u8();
                 *affected = reader.length().flatten().unwrap_or(0);
                 reader.length();
-                let more = reader.number(2).unwrap_or(0) & MORE_RESULTS != 0;
-                self.busy = more;
-                Ok(Head::Done(more))
+                Ok(Head::Done(self.ended(reader.number(2))))
             }
             _ => {
                 self.columns(&mut reader, columns).await?;
@@ -330,14 +332,9 @@ impl Link {
             match body.first() {
                 Some(0xfe) if body.len() < 9 => {
                     let mut reader = Reader::new(&body.slice(3..));
-                    let more = reader.number(2).unwrap_or(0) & MORE_RESULTS != 0;
-                    self.busy = more;
-                    return Ok(Fetched::All(more));
+                    return Ok(Fetched::All(self.ended(reader.number(2))));
                 }
-                Some(0xff) => {
-                    self.busy = false;
-                    return Err(Failed::Server(wire::server_error(&body)));
-                }
+                Some(0xff) => return Err(self.failed(&body)),
                 _ => {
                     let row = wire::text_row(&body, columns);
                     rows.push(row.ok_or_else(|| self.strange("a row of another form"))?);
@@ -359,10 +356,7 @@ impl Link {
             let mut reader = Reader::new(&body);
             let mut answer = Answer::default();
             let status = match body.first() {
-                Some(0xff) => {
-                    self.busy = false;
-                    return Err(Failed::Server(wire::server_error(&body)));
-                }
+                Some(0xff) => return Err(self.failed(&body)),
                 Some(0x00) => {
                     reader.u8();
                     answer.affected = reader.length().flatten().unwrap_or(0);
@@ -372,11 +366,25 @@ impl Link {
                 _ => self.rows(&mut reader, &mut answer).await?,
             };
             answers.push(answer);
-            if status.unwrap_or(0) & MORE_RESULTS == 0 {
-                self.busy = false;
+            if !self.ended(status) {
                 return Ok(answers);
             }
         }
+    }
+
+    /// What the status behind an answer says: whether more answers follow.
+    fn ended(&mut self, status: Option<u64>) -> bool {
+        let status = status.unwrap_or(AUTOCOMMIT);
+        self.in_transaction = status & IN_TRANSACTION != 0 || status & AUTOCOMMIT == 0;
+        self.busy = status & MORE_RESULTS != 0;
+        self.busy
+    }
+
+    /// The failure that ends a statement.
+    fn failed(&mut self, body: &Bytes) -> Failed {
+        self.busy = false;
+        self.in_transaction = true;
+        Failed::Server(wire::server_error(body))
     }
 
     /// Reads the columns of an answer.
@@ -415,10 +423,7 @@ impl Link {
                     let mut reader = Reader::new(&body.slice(3..));
                     return Ok(reader.number(2));
                 }
-                Some(0xff) => {
-                    self.busy = false;
-                    return Err(Failed::Server(wire::server_error(&body)));
-                }
+                Some(0xff) => return Err(self.failed(&body)),
                 _ => {
                     let row = wire::text_row(&body, answer.columns.len());
                     answer
@@ -569,6 +574,10 @@ impl SqlSession for Link {
 
     fn usable(&self) -> bool {
         Link::usable(self)
+    }
+
+    fn in_transaction(&self) -> bool {
+        self.in_transaction
     }
 
     async fn run(&mut self, sql: &str) -> Result<Vec<Answer>, Failed> {

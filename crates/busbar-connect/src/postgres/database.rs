@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::failure::Failed;
 use super::link::{Answer, Fetched, Link, Server};
 use super::types::numeric_scale;
+use crate::relational::SqlSession;
 
 /// Sessions with a server, and what is asked over them.
 pub struct PostgresDatabase {
@@ -178,6 +179,12 @@ impl PostgresSelected {
             if let Some(session) = &mut self.session {
                 session.session.finish().await?;
             }
+            let open = self.session.as_ref();
+            if let Some(session) = open.filter(|session| session.session.in_transaction()) {
+                let error = session.left_open();
+                self.session = None;
+                return Err(error.into());
+            }
             self.give_back();
         }
         let Some((kinds, columns)) = &mut self.columns else {
@@ -200,7 +207,10 @@ impl PostgresSelected {
     }
 
     fn give_back(&mut self) {
-        if let Some(session) = self.session.take_if(|session| session.session.usable()) {
+        let others_may = |session: &mut Pooled<Link>| {
+            session.session.usable() && !session.session.in_transaction()
+        };
+        if let Some(session) = self.session.take_if(others_may) {
             session.give_back();
         }
         self.session = None;
@@ -241,7 +251,10 @@ fn plain(value: &Bytes, of: u32) -> std::borrow::Cow<'_, [u8]> {
                 .into(),
             None => value[..].into(),
         },
-        oid::BPCHAR => value.trim_ascii_end().into(),
+        oid::BPCHAR => {
+            let end = value.iter().rposition(|byte| *byte != b' ');
+            value[..end.map_or(0, |end| end + 1)].into()
+        }
         _ => value[..].into(),
     }
 }
@@ -398,6 +411,9 @@ mod tests {
             &*plain(&Bytes::from_static(b"\\x00ff"), oid::BYTEA),
             b"\x00\xff"
         );
-        assert_eq!(&*plain(&Bytes::from_static(b"ab  "), oid::BPCHAR), b"ab");
+        for (padded, value) in [("ab  ", "ab"), ("a\n  ", "a\n"), ("   ", ""), ("", "")] {
+            let padded = Bytes::from_static(padded.as_bytes());
+            assert_eq!(&*plain(&padded, oid::BPCHAR), value.as_bytes());
+        }
     }
 }

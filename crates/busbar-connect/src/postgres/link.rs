@@ -37,6 +37,8 @@ pub struct Link {
     timeout: Duration,
     /// A statement is under way. Where its caller was dropped, it stays so, and the session is not used again.
     busy: bool,
+    /// A transaction is open.
+    in_transaction: bool,
 }
 
 /// What a statement answered.
@@ -155,6 +157,7 @@ impl Server {
             address: Arc::clone(&self.address),
             timeout: CONNECT_MAX,
             busy: true,
+            in_transaction: false,
         };
         let mut settings = vec![
             ("user", &*self.user),
@@ -196,6 +199,10 @@ impl SqlSession for Link {
 
     fn usable(&self) -> bool {
         Link::usable(self)
+    }
+
+    fn in_transaction(&self) -> bool {
+        self.in_transaction
     }
 
     async fn run(&mut self, sql: &str) -> Result<Vec<Answer>, Failed> {
@@ -333,16 +340,24 @@ impl Link {
                     answers.push(std::mem::take(&mut answer));
                 }
                 b'E' => failed = Some(wire::server_error(&message.body)),
-                b'Z' => break,
+                b'Z' => {
+                    self.note_ready(&message.body);
+                    break;
+                }
                 b'I' | b'N' | b'S' | b'A' => {}
                 _ => return Err(self.strange("an answer of another kind").into()),
             }
         }
-        self.busy = false;
         match failed {
             Some(error) => Err(Failed::Server(Box::new(error))),
             None => Ok(answers),
         }
+    }
+
+    /// The server waits for the next statement, and says whether a transaction is open.
+    fn note_ready(&mut self, body: &[u8]) {
+        self.busy = false;
+        self.in_transaction = body.first() != Some(&b'I');
     }
 
     /// Runs one statement with parameters as text.
@@ -435,7 +450,7 @@ impl Link {
                 b'C' => answer.tag = Reader::new(&message.body).text().unwrap_or_default(),
                 b'E' => failed = Some(Failed::Server(Box::new(wire::server_error(&message.body)))),
                 b'Z' => {
-                    self.busy = false;
+                    self.note_ready(&message.body);
                     return Ok(failed);
                 }
                 _ => {}

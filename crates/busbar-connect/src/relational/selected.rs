@@ -183,8 +183,7 @@ where
             }
             Selecting::Done(affected) => {
                 self.affected = Some(affected);
-                self.give_back();
-                Ok(())
+                self.end()
             }
         }
     }
@@ -202,15 +201,30 @@ where
             columns.push(row.iter().map(Option::as_deref))?;
         }
         self.ready = Some(columns.finish()?);
-        if all {
-            self.give_back();
+        match all {
+            true => self.end(),
+            false => Ok(()),
         }
+    }
+
+    /// Gives the session back behind the end of its statement.
+    fn end(&mut self) -> Fetched<S> {
+        let open = self.session.as_ref();
+        let open = open.filter(|session| session.session.in_transaction());
+        if let Some(session) = open {
+            let error = session.left_open();
+            self.session = None;
+            return Err(error.into());
+        }
+        self.give_back();
         Ok(())
     }
 
+    /// Gives the session back if others may use it; else it is closed.
     fn give_back(&mut self) {
         if let Some(session) = self.session.take()
             && session.session.usable()
+            && !session.session.in_transaction()
         {
             session.give_back();
         }

@@ -33,6 +33,9 @@ pub trait SqlSession: Send + Sync {
     /// Whether it may be used: no statement was left in the middle.
     fn usable(&self) -> bool;
 
+    /// Whether the next statement would be, or may be, in a transaction that the last one has left open.
+    fn in_transaction(&self) -> bool;
+
     /// Runs statements; their answers.
     ///
     /// # Errors

@@ -531,6 +531,10 @@ impl SqlSession for MssqlLink {
         MssqlLink::usable(self)
     }
 
+    fn in_transaction(&self) -> bool {
+        self.transaction != 0
+    }
+
     async fn run(&mut self, sql: &str) -> Result<Vec<MssqlAnswer>, MssqlFailed> {
         MssqlLink::run(self, sql).await
     }

@@ -256,3 +256,50 @@ fn the_pool_is_bounded() {
     let status = world.databases.get("db").expect("a database").status();
     assert_eq!((status.pool.size, status.pool.opened), (2, 2), "{status:?}");
 }
+
+/// A session is used by one statement after the other: what one of them leaves open must not hold what the others write.
+#[test]
+fn a_transaction_that_a_statement_leaves_open_holds_nothing_of_others() {
+    let maria = mariadb();
+    let database = maria.name();
+    maria.run("", &format!("create database {database}"));
+    // A failure leaves the transaction of 1 open; nothing but that is wrong with 3.
+    maria.run(
+        &database,
+        "create table t (id int);\ndelimiter //\ncreate procedure p(a int) begin \
+         if a in (1, 3) then start transaction; end if; insert into t values (a); \
+         if a = 1 then signal sqlstate '45000' set message_text = 'no'; end if; end //\n",
+    );
+    let text = connection(maria, maria.port, &database, ", sessions: 1");
+    let call =
+        "      statement: \"call p(${id})\"\n      in_flight: 1\n      answer: { affected: int }";
+    let world = calling(&text, call);
+    let found = results(
+        &world,
+        &[json!({"n": 0, "id": 1}), json!({"n": 1, "id": 2})],
+        1,
+    );
+    assert_eq!(found[0]["n"], 1);
+    assert!(dead(&world, 1)[0].0.ends_with(".value"));
+    let there = || maria.run(&database, "select id from t");
+    assert_eq!(there(), "2");
+    world.publish("in/x", &[json!({"n": 2, "id": 3}).to_string()]);
+    let error = eventually("the flow stops", || {
+        let status = world.flows.status_of("f").expect("the flow");
+        match (status.state, status.error) {
+            (FlowState::Stopped, Some(error)) => Ok(error),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    assert_eq!(error.code(), "database.transaction-open", "{error}");
+    eventually("the end of the session", || {
+        let open = format!(
+            "select count(*) from information_schema.innodb_trx x join information_schema.processlist p \
+             on p.id = x.trx_mysql_thread_id where p.db = '{database}'"
+        );
+        match (maria.run("", &open).as_str(), there().as_str()) {
+            ("0", "2") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}

@@ -123,6 +123,12 @@ impl<L> SessionPool<L> {
 }
 
 impl<L> Pooled<L> {
+    /// What is wrong with a statement that leaves a transaction open. With the session its changes go.
+    pub fn left_open(&self) -> Error {
+        Error::new(Class::Configuration, "database.transaction-open")
+            .with("connection", &self.pool.name)
+    }
+
     /// Lets others use the session.
     pub fn give_back(self) {
         self.pool.idle.lock().push((self.session, Instant::now()));
