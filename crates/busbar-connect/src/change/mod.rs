@@ -4,6 +4,7 @@ pub mod begin;
 pub mod collect;
 pub mod count;
 pub mod held;
+pub mod keys;
 pub mod plan;
 pub mod prefer;
 pub mod refusal;

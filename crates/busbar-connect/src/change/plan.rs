@@ -7,6 +7,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use busbar_event::{Class, Error, time};
 
+use super::keys::{AlikeKey, KeyTexts};
 use super::{Op, PreferredRow, Write, kept};
 
 /// How a column's values fit a column of a table.
@@ -29,6 +30,8 @@ pub trait TargetColumn: Clone {
     fn fit(&self, from: &DataType) -> Fit;
     /// The column as it is written to, under the flow's name for it.
     fn taken(&self, name: &str, lossy: bool) -> Self;
+    /// How the database tells its values apart, where they are texts.
+    fn texts(&self) -> KeyTexts;
 }
 
 /// How a database writes SQL.
@@ -47,6 +50,8 @@ pub struct WriteColumns<T> {
     pub columns: Vec<(usize, T)>,
     /// Places of the key among `columns`.
     pub key: Vec<usize>,
+    /// How the database tells the texts of keys apart.
+    pub texts: KeyTexts,
     /// The place among `columns` of the one that grows with each change of a row.
     pub newer: Option<usize>,
     /// Which rows win, by which column among `columns`, and the place in the rows of what it was before.
@@ -199,14 +204,27 @@ impl<T: TargetColumn> WriteColumns<T> {
             }
             _ => None,
         };
+        let key = key.collect::<Result<Vec<usize>, _>>()?;
+        let texts = key.iter().map(|at| columns[*at].1.texts()).max();
         Ok(WriteColumns {
             prefer,
-            key: key.collect::<Result<_, _>>()?,
+            key,
+            texts: texts.unwrap_or_default(),
             newer: newer.collect::<Result<Vec<_>, _>>()?.pop(),
             columns,
             change,
             unchanged,
         })
+    }
+
+    /// What a row's key may be to the database, of its values as they are sent; none where keys are told apart by their bytes.
+    pub fn alike<'v>(&self, value: impl Fn(usize) -> &'v [u8]) -> Option<AlikeKey> {
+        let texts = |at: usize| match self.columns[at].1.texts() {
+            KeyTexts::Exact => KeyTexts::Exact,
+            _ => self.texts,
+        };
+        let values = self.key.iter().map(|at| (texts(*at), value(*at)));
+        (self.texts != KeyTexts::Exact).then(|| AlikeKey::of(values))
     }
 
     /// Whether rows of one key are written one by one, the second one compared with what the first one comes to.

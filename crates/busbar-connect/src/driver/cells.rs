@@ -8,6 +8,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Field, Fields, Float32Type, Float64Type, TimeUnit, TimestampMicrosecondType,
 };
+use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -123,7 +124,14 @@ impl DriverCells {
                 write_time(micros.value(row), &mut text);
                 // `2024-05-06 07:08:09.000001+00`
                 let text = String::from_utf8_lossy(&text);
-                let text = text.split('+').next().unwrap_or_default();
+                // Without what stands behind it a year before the first one would be another year.
+                let text = text.strip_suffix("+00").ok_or_else(|| {
+                    Error::new(Class::Permanent, "driver.value-text")
+                        .with("column", target.name())
+                        .caused_by(ArrowError::CastError(format!(
+                            "{text} is before the year 1"
+                        )))
+                })?;
                 let (date, time) = text.split_once(' ').unwrap_or((text, "00:00:00"));
                 let _ = write!(out, "\"{date}T{time}Z\"");
             }

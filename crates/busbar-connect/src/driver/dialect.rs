@@ -442,8 +442,20 @@ impl DriverDialect {
         }
     }
 
-    /// Adds a row, or puts it in the place of the one with its key.
-    pub fn upsert(&self, table: &str, columns: &[&DriverTarget], key: &[usize]) -> DriverStatement {
+    /// Whether it is most often not by their bytes that the database tells texts apart.
+    pub fn collates(&self) -> bool {
+        use DriverDialectName as D;
+        matches!(self.name, D::Mysql | D::Sqlserver | D::Generic)
+    }
+
+    /// Adds a row, or puts it in the place of the one with its key; `has_other_keys` where other columns tell rows apart, too.
+    pub fn upsert(
+        &self,
+        table: &str,
+        columns: &[&DriverTarget],
+        key: &[usize],
+        has_other_keys: bool,
+    ) -> DriverStatement {
         let all: Vec<usize> = (0..columns.len()).collect();
         let rest: Vec<usize> = all.iter().copied().filter(|at| !key.contains(at)).collect();
         let name = |at: &usize| self.exact(&columns[*at].name);
@@ -474,6 +486,17 @@ impl DriverDialect {
                 same.join(" AND "),
                 values.join(", ")
             )
+        };
+        // An update, and what adds the row where it finds none.
+        let two = |missing: (String, Vec<usize>)| {
+            let set = if rest.is_empty() { key } else { &rest };
+            let set_list = self.pairs(columns, set, ", ");
+            let same = self.pairs(columns, key, " AND ");
+            DriverStatement {
+                sql: format!("UPDATE {table} SET {set_list} WHERE {same}"),
+                parameters: [set, key].concat(),
+                other: Some(missing),
+            }
         };
         match self.replace {
             Replace::MergeKey => one(
@@ -527,6 +550,15 @@ impl DriverDialect {
                 );
                 one(sql, all)
             }
+            // It would put the row in the place of one that has another key and is in the way.
+            Replace::OnDuplicate if has_other_keys => {
+                // Not every driver counts a row that was the same already.
+                let same = self.pairs(columns, key, " AND ");
+                let missing = format!(
+                    "INSERT INTO {table} ({names}) SELECT {marks} FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {same})"
+                );
+                two((missing, [&all[..], key].concat()))
+            }
             Replace::OnDuplicate => {
                 // Where the key is all there is, nothing changes.
                 let set = if rest.is_empty() { key } else { &rest };
@@ -540,16 +572,7 @@ impl DriverDialect {
                 );
                 one(sql, all)
             }
-            Replace::MergeValues | Replace::UpdateInsert => {
-                let set = if rest.is_empty() { key } else { &rest };
-                let set_list = self.pairs(columns, set, ", ");
-                let same = self.pairs(columns, key, " AND ");
-                DriverStatement {
-                    sql: format!("UPDATE {table} SET {set_list} WHERE {same}"),
-                    parameters: [set, key].concat(),
-                    other: Some(self.inserting(table, columns)),
-                }
-            }
+            Replace::MergeValues | Replace::UpdateInsert => two(self.inserting(table, columns)),
         }
     }
 

@@ -1,6 +1,5 @@
 //! Writes rows to a table, each delivery in one transaction together with the producer's position.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use super::limits::PRODUCER_CHARS_MAX;
 use super::session::DriverSession;
 use super::types::{DriverTable, DriverTarget};
 use super::worker::DriverWorker;
+use crate::change::keys::{AlikeKey, KeyTexts, KeysTogether};
 use crate::change::plan::{Refused, RowRequests, TargetColumn, WriteColumns, names};
 use crate::change::refusal::{REFUSED_TABLE, RefusedRecord, content_of};
 use crate::change::{Op, Write};
@@ -40,6 +40,8 @@ struct Plan {
     table: String,
     positions: PositionTable,
     written: WriteColumns<DriverTarget>,
+    /// Rows may be in the way of others by other columns than those of the key.
+    has_other_keys: bool,
 }
 
 /// The statements for positions, and for the rows that were refused with the last one.
@@ -61,6 +63,8 @@ struct Ready {
     values: String,
     /// Those of the key.
     key: String,
+    /// What the key may be to the database.
+    alike: Option<AlikeKey>,
     /// Columns that keep the value they have.
     kept: Vec<String>,
 }
@@ -163,14 +167,19 @@ impl DriverSink {
         };
         let columns: Vec<_> = columns.into_iter().filter(|column| !column.given).collect();
         let table = dialect.table(&found.schema, &found.table);
-        let written = WriteColumns::plan(&dialect.plan, options, &self.schema, &table, &columns)?;
-        check_key(&written, &found, &table)?;
+        let mut written =
+            WriteColumns::plan(&dialect.plan, options, &self.schema, &table, &columns)?;
+        if written.texts != KeyTexts::Exact && dialect.collates() {
+            written.texts = KeyTexts::Collated;
+        }
+        let has_other_keys = check_key(&written, &found, &table)?;
         let positions = self.positions(session, dialect, &found.schema).await?;
         Ok(Plan {
             dialect,
             table,
             positions,
             written,
+            has_other_keys,
         })
     }
 
@@ -363,14 +372,14 @@ pub async fn table(
     session.read(&answer)
 }
 
-/// Sees that the database tells rows apart by the key, and by nothing less.
+/// Sees that the database tells rows apart by the key, and by nothing less; whether it does so by other columns, too.
 fn check_key(
     written: &WriteColumns<DriverTarget>,
     found: &DriverTable,
     table: &str,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     if written.key.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let mut wanted: Vec<&str> = Vec::new();
     wanted.extend(
@@ -380,13 +389,14 @@ fn check_key(
             .map(|at| written.columns[*at].1.name.as_str()),
     );
     wanted.sort_unstable();
-    let unique = found.keys.iter().any(|key| {
+    let is_wanted = |key: &Vec<String>| {
         let mut key: Vec<&str> = key.iter().map(String::as_str).collect();
         key.sort_unstable();
         key == wanted
-    });
-    match unique {
-        true => Ok(()),
+    };
+    let (same, others): (Vec<_>, Vec<_>) = found.keys.iter().partition(|key| is_wanted(key));
+    match !same.is_empty() {
+        true => Ok(!others.is_empty()),
         false => Err(Error::new(Class::Configuration, "driver.no-key")
             .with("table", table)
             .with("key", names(wanted.into_iter()))),
@@ -417,12 +427,14 @@ impl Plan {
             return Ok(None);
         }
         let (mut values, mut key) = (String::from("["), String::new());
+        let mut ends = Vec::with_capacity(cells.len());
         for (at, (cells, (_, target))) in cells.iter().zip(&self.written.columns).enumerate() {
             if at > 0 {
                 values.push(',');
             }
             let from = values.len();
             cells.write(row, target, &mut values)?;
+            ends.push(from..values.len());
             if self.written.key.contains(&at) {
                 key.push(',');
                 key.push_str(&values[from..]);
@@ -433,6 +445,7 @@ impl Plan {
         Ok(Some(Ready {
             row,
             op,
+            alike: self.written.alike(|at| values[ends[at].clone()].as_bytes()),
             values,
             key,
             kept: asked.kept(row),
@@ -475,13 +488,14 @@ impl Plan {
         out.pop();
         out.push_str(",\"parts\":[");
         // Of several rows with one key the last one counts. A row that keeps values of the one before it waits for it.
-        let mut last: HashMap<&str, usize> = HashMap::new();
+        let mut keys = KeysTogether::default();
         let mut begin = 0;
         for (at, row) in rows.iter().enumerate() {
-            if row.op == Op::Truncate || !row.kept.is_empty() && last.contains_key(row.key.as_str())
-            {
-                self.group(&rows[begin..at], &last, begin, &mut out);
-                last.clear();
+            let key = row.key.as_bytes();
+            let waits = !row.kept.is_empty() && keys.last(key).is_some();
+            if row.op == Op::Truncate || waits || keys.may_be_other(key, row.alike.as_ref()) {
+                self.group(&rows[begin..at], &keys, begin, &mut out);
+                keys.clear();
                 begin = at;
             }
             if row.op == Op::Truncate {
@@ -495,11 +509,11 @@ impl Plan {
                 begin = at + 1;
                 continue;
             }
-            last.insert(&row.key, at);
+            keys.note(key, row.alike.as_ref(), at);
         }
         self.group(
             rows.get(begin..).unwrap_or_default(),
-            &last,
+            &keys,
             begin,
             &mut out,
         );
@@ -508,12 +522,12 @@ impl Plan {
     }
 
     /// Appends the statements for the last row of each key.
-    fn group(&self, rows: &[Ready], last: &HashMap<&str, usize>, begin: usize, out: &mut String) {
+    fn group(&self, rows: &[Ready], keys: &KeysTogether<'_>, begin: usize, out: &mut String) {
         let mut groups: Vec<(Op, &[String], Vec<&Ready>)> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
             // A row that takes the place of a deleted one keeps none of its values.
             let counts = matches!(row.op, Op::Insert | Op::Delete);
-            if !counts && last.get(row.key.as_str()) != Some(&(begin + at)) {
+            if !counts && keys.last(row.key.as_bytes()) != Some(begin + at) {
                 continue;
             }
             // A row of which not all values are known is no whole row.
@@ -552,7 +566,9 @@ impl Plan {
         let key = &self.written.key;
         Some(match op {
             Op::Insert => self.dialect.insert(&self.table, &columns),
-            Op::Upsert => self.dialect.upsert(&self.table, &columns, key),
+            Op::Upsert => self
+                .dialect
+                .upsert(&self.table, &columns, key, self.has_other_keys),
             Op::Delete => self.dialect.delete(&self.table, &columns, key),
             Op::Update => {
                 let set = (0..columns.len()).filter(|at| {

@@ -3,6 +3,7 @@
 use arrow::datatypes::{DataType, TimeUnit};
 use serde::{Deserialize, Serialize};
 
+use crate::change::keys::KeyTexts;
 use crate::change::plan::{Fit, TargetColumn};
 
 /// Numbers of `java.sql.Types`, as the worker uses them: several types of a database are handled as one.
@@ -105,6 +106,14 @@ impl TargetColumn for DriverTarget {
             flow_name: Some(name.to_owned()),
             lossy,
             ..self.clone()
+        }
+    }
+
+    // What the database is decides whether there is more to it.
+    fn texts(&self) -> KeyTexts {
+        match self.kind {
+            sql::CHAR | sql::VARCHAR | sql::CLOB | sql::OTHER => KeyTexts::Padded,
+            _ => KeyTexts::Exact,
         }
     }
 }

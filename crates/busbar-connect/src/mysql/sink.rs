@@ -35,6 +35,8 @@ pub struct Plan {
     written: WriteColumns<Target>,
     /// `there OPERATOR new`: whether a row gives way to one that comes.
     gives_way: &'static str,
+    /// Rows may be in the way of others by other columns than those of the key.
+    has_other_keys: bool,
 }
 
 const DIALECT: Dialect = Dialect {
@@ -78,7 +80,7 @@ impl WriteServer for MysqlServer {
                 .with("engine", engine));
         }
         let written = WriteColumns::plan(&DIALECT, options, schema, &table, &found)?;
-        let plan = Plan {
+        let mut plan = Plan {
             tables: WriteTables {
                 written: table,
                 positions: format!("{}.`{POSITIONS_TABLE}`", identifier(place)),
@@ -86,8 +88,9 @@ impl WriteServer for MysqlServer {
             },
             written,
             gives_way: options.gives_way(),
+            has_other_keys: false,
         };
-        self.check_key(link, &plan, options, [place, name]).await?;
+        plan.has_other_keys = self.check_key(link, &plan, options, [place, name]).await?;
         let producer = format!(
             "producer varchar({PRODUCER_CHARS_MAX}) character set utf8mb4 collate utf8mb4_bin"
         );
@@ -117,35 +120,42 @@ impl WriteServer for MysqlServer {
 }
 
 impl MysqlServer {
-    /// Sees that the server tells rows apart by the key, and by nothing less.
+    /// Sees that the server tells rows apart by the key, and by nothing less; whether it does so by other columns, too.
     async fn check_key(
         &self,
         link: &mut Link,
         plan: &Plan,
         options: &Write,
         [schema, name]: [&str; 2],
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         if plan.written.key.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
+        // Columns of an index of which it takes a part only, or an expression, say nothing of it.
         let sql = format!(
-            "SELECT index_name, GROUP_CONCAT(column_name ORDER BY column_name SEPARATOR '\\t') FROM information_schema.statistics \
-             WHERE table_schema = {} AND table_name = {} AND non_unique = 0 AND sub_part IS NULL GROUP BY index_name",
+            "SELECT GROUP_CONCAT(column_name ORDER BY column_name SEPARATOR '\t'), \
+             SUM(sub_part IS NOT NULL OR column_name IS NULL) = 0 FROM information_schema.statistics \
+             WHERE table_schema = {} AND table_name = {} AND non_unique = 0 GROUP BY index_name",
             literal(schema),
             literal(name)
-        )
-        .replace("\\t", "\t");
+        );
         let doing = self.doing(&plan.tables.written, options.rights());
         let answers = link.run(&sql).await.map_err(|failed| failed.told(doing))?;
-        let indexes = answers.first().map_or_else(Vec::new, |answer| {
-            let columns = |row| answer.text(row, 1).unwrap_or_default();
-            let rows = 0..answer.rows.len();
-            rows.map(|row| columns(row).split('\t').map(str::to_owned).collect())
-                .collect()
-        });
-        let unique = plan.written.is_key_among(indexes);
-        match unique {
-            true => Ok(()),
+        // Whether one index has the columns of the key and no others, and whether there are others.
+        let (mut is_key, mut others) = (false, false);
+        if let Some(answer) = answers.first() {
+            for row in 0..answer.rows.len() {
+                let columns = answer.text(row, 0).unwrap_or_default().split('\t');
+                let columns = columns.map(str::to_owned).collect();
+                let is_whole = answer.text(row, 1) == Some("1");
+                match is_whole && plan.written.is_key_among([columns]) {
+                    true => is_key = true,
+                    false => others = true,
+                }
+            }
+        }
+        match is_key {
+            true => Ok(others),
             false => Err(Error::new(Class::Configuration, "mysql.no-key")
                 .with("address", &self.address)
                 .with("table", &plan.tables.written)
@@ -342,20 +352,62 @@ impl Plan {
         key.collect::<Vec<_>>().join(" AND ")
     }
 
+    /// The condition that the row there is not newer than one that comes, behind other conditions: only such a row is changed or
+    /// deleted.
+    fn unless_newer(&self, row: &LiteralRow, than: &str) -> String {
+        match self.written.newer {
+            None => String::new(),
+            Some(at) => format!(
+                " AND ({0} IS NULL OR {0} {than} {1})",
+                identifier(&self.written.columns[at].1.name),
+                row.values[at]
+            ),
+        }
+    }
+
+    /// The statements that change the row with the key of one that comes, and add it where there is none and it is to be added;
+    /// empty where nothing is to be done.
+    fn by_key(&self, op: Op, row: &LiteralRow) -> String {
+        let (table, same) = (&self.tables.written, self.same(row));
+        let name = |at: usize| identifier(&self.written.columns[at].1.name);
+        let set = (0..self.written.columns.len()).filter(|at| {
+            !self.written.key.contains(at) && !row.kept.contains(&self.written.columns[*at].1.name)
+        });
+        let set: Vec<_> = set
+            .map(|at| format!("{} = {}", name(at), row.values[at]))
+            .collect();
+        let mut statements = Vec::new();
+        if !set.is_empty() {
+            statements.push(format!(
+                "UPDATE {table} SET {} WHERE {same}{}",
+                set.join(", "),
+                self.unless_newer(row, self.gives_way)
+            ));
+            // A row that is as new as the one that came is the same, or was written just now.
+            statements.extend(self.written.newer.map(|at| {
+                format!(
+                    "SET {CONFLICTS} = {CONFLICTS} + (SELECT COUNT(*) FROM {table} WHERE {same} AND {} > {})",
+                    name(at),
+                    row.values[at]
+                )
+            }));
+        }
+        if op == Op::Upsert {
+            statements.push(format!(
+                "INSERT INTO {table} ({}) SELECT {} FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {same})",
+                self.list(|_| true),
+                row.values.join(", ")
+            ));
+        }
+        statements.join("; ")
+    }
+
     async fn send(&self, link: &mut Link, op: Op, rows: &[&LiteralRow]) -> Result<(), Failed> {
         let table = &self.tables.written;
         let is_key = |at: usize| self.written.key.contains(&at);
         let name = |at: usize| identifier(&self.written.columns[at].1.name);
-        let same = |row: &LiteralRow| self.same(row);
-        // Only a row that is not newer is changed or deleted.
-        let unless_newer = |row: &LiteralRow, than: &str| match self.written.newer {
-            None => String::new(),
-            Some(at) => format!(
-                " AND ({0} IS NULL OR {0} {than} {1})",
-                name(at),
-                row.values[at]
-            ),
-        };
+        // Else the server would put a row in the place of one that has another key and is in the way.
+        let by_key = op == Op::Update || op == Op::Upsert && self.has_other_keys;
         let (head, tail, between) = match op {
             Op::Delete if self.written.newer.is_some() => (String::new(), String::new(), "; "),
             Op::Delete => (
@@ -371,7 +423,7 @@ impl Plan {
                 ")".to_owned(),
                 ", ",
             ),
-            Op::Update => (String::new(), String::new(), "; "),
+            Op::Update | Op::Upsert if by_key => (String::new(), String::new(), "; "),
             _ => {
                 let rest: Vec<_> = (0..self.written.columns.len())
                     .filter(|at| !is_key(*at))
@@ -398,37 +450,14 @@ impl Plan {
             let one = match op {
                 Op::Delete if self.written.newer.is_some() => format!(
                     "DELETE FROM {table} WHERE {0}{1}; SET {CONFLICTS} = {CONFLICTS} + (SELECT COUNT(*) FROM {table} WHERE {0})",
-                    same(row),
-                    unless_newer(row, "<=")
+                    self.same(row),
+                    self.unless_newer(row, "<=")
                 ),
                 Op::Delete => format!("({})", row.key),
-                Op::Update => {
-                    let set = (0..self.written.columns.len()).filter(|at| {
-                        !is_key(*at) && !row.kept.contains(&self.written.columns[*at].1.name)
-                    });
-                    let set: Vec<_> = set
-                        .map(|at| format!("{} = {}", name(at), row.values[at]))
-                        .collect();
-                    if set.is_empty() {
-                        continue;
-                    }
-                    // A row that is as new as the one that came is the same, or was written just now.
-                    let newer = match self.written.newer {
-                        None => String::new(),
-                        Some(at) => format!(
-                            "; SET {CONFLICTS} = {CONFLICTS} + (SELECT COUNT(*) FROM {table} WHERE {} AND {} > {})",
-                            same(row),
-                            name(at),
-                            row.values[at]
-                        ),
-                    };
-                    format!(
-                        "UPDATE {table} SET {} WHERE {}{}{newer}",
-                        set.join(", "),
-                        same(row),
-                        unless_newer(row, self.gives_way)
-                    )
-                }
+                Op::Update | Op::Upsert if by_key => match self.by_key(op, row) {
+                    statements if statements.is_empty() => continue,
+                    statements => statements,
+                },
                 _ => format!("({})", row.values.join(", ")),
             };
             if sql.len() > head.len() {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use arrow::datatypes::{DataType, TimeUnit};
 use busbar_event::{Class, Error};
 
+use crate::change::keys::KeyTexts;
 use crate::change::plan::{Fit, TargetColumn};
 use crate::relational::literal::{LiteralCells, LiteralValue, fraction_digits};
 
@@ -18,6 +19,8 @@ pub struct Target {
     pub shown: String,
     /// Digits behind the point, of numbers or of seconds.
     pub scale: Option<u32>,
+    /// How its texts are told apart.
+    pub texts: KeyTexts,
     /// Whether what does not fit is rounded or cut.
     pub lossy: bool,
 }
@@ -41,6 +44,10 @@ impl TargetColumn for Target {
             lossy,
             ..self.clone()
         }
+    }
+
+    fn texts(&self) -> KeyTexts {
+        self.texts
     }
 }
 

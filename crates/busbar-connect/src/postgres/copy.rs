@@ -16,6 +16,7 @@ use busbar_event::format::encode_json;
 use busbar_event::{Class, Error};
 
 use super::types::{fit, numeric_scale};
+use crate::change::keys::KeyTexts;
 use crate::change::plan::{Fit, TargetColumn};
 
 /// A column of a table that is written to.
@@ -27,6 +28,8 @@ pub struct Target {
     pub modifier: i32,
     /// As it is written in SQL.
     pub shown: String,
+    /// Texts that differ may be the same to it.
+    pub is_collated: bool,
     /// Whether what does not fit is rounded or cut.
     pub lossy: bool,
 }
@@ -48,6 +51,14 @@ impl TargetColumn for Target {
         Target {
             lossy,
             ..self.clone()
+        }
+    }
+
+    fn texts(&self) -> KeyTexts {
+        match self.oid {
+            _ if self.is_collated => KeyTexts::Collated,
+            oid::BPCHAR => KeyTexts::Padded,
+            _ => KeyTexts::Exact,
         }
     }
 }
@@ -125,7 +136,10 @@ impl Cells {
 
     /// Whether a row has no value.
     pub fn is_null(&self, row: usize) -> bool {
-        self.array().is_null(row)
+        match self {
+            Cells::Json(array) => json_value(array, row).is_none(),
+            _ => self.array().is_null(row),
+        }
     }
 
     /// Appends the value of a row.
@@ -184,14 +198,7 @@ impl Cells {
                     out,
                 );
             }
-            Cells::Json(array) => {
-                let object = array.as_binary::<i32>().value(row);
-                // `{"v":…}`
-                let value = object
-                    .get(5..object.len().saturating_sub(1))
-                    .unwrap_or(b"null");
-                escape(value, out);
-            }
+            Cells::Json(array) => escape(json_value(array, row).unwrap_or_default(), out),
             Cells::Other(array) => {
                 let options = FormatOptions::default();
                 let text = ArrayFormatter::try_new(array.as_ref(), &options)
@@ -206,6 +213,12 @@ impl Cells {
         }
         Ok(())
     }
+}
+
+/// The value of `{"v":…}`, which is left out where there is none.
+fn json_value(array: &ArrayRef, row: usize) -> Option<&[u8]> {
+    let object = array.as_binary::<i32>().value(row);
+    object.get(5..object.len().saturating_sub(1))
 }
 
 fn whole(target: &Target) -> bool {
@@ -265,6 +278,7 @@ mod tests {
             oid,
             modifier,
             shown: "t".into(),
+            is_collated: false,
             lossy: false,
         }
     }

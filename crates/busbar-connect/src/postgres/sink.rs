@@ -2,8 +2,6 @@
 
 mod prefer;
 
-use std::collections::HashMap;
-
 use arrow::datatypes::SchemaRef;
 use busbar_change::postgres::pgoutput::MESSAGE_PREFIX;
 use busbar_change::postgres::wire::{identifier, literal};
@@ -15,6 +13,7 @@ use super::failure::Failed;
 use super::limits::STATEMENT_BYTES;
 use super::link::{Link, Server};
 use super::types::made_for;
+use crate::change::keys::{AlikeKey, KeysTogether};
 use crate::change::plan::{Dialect, Refused, RowRequests, WriteColumns, takes_over};
 use crate::change::refusal::{REFUSED_TABLE, content_of};
 use crate::change::{Op, Write};
@@ -49,6 +48,8 @@ pub struct Ready {
     line: Vec<u8>,
     /// The values of the key as they stand in the line.
     key: Vec<u8>,
+    /// What the key may be to the database.
+    alike: Option<AlikeKey>,
     /// Columns that keep the value they have.
     kept: Vec<String>,
     /// What it is compared by, where the order is known here.
@@ -270,22 +271,23 @@ impl WritePlan for Plan {
         }
         let mut conflicts = 0;
         // Of several rows with one key the last one counts, unless it waits for the one before it.
-        let mut last: HashMap<&[u8], usize> = HashMap::new();
+        let mut keys = KeysTogether::default();
         let mut begin = 0;
         for (at, row) in rows.iter().enumerate() {
             let differs = row.op == Op::Insert || rows[begin].op == Op::Insert;
-            let before = last.get(&row.key[..]).map(|before| &rows[*before]);
+            let before = keys.last(&row.key).map(|before| &rows[before]);
             let cut = match row.op {
                 Op::Truncate => true,
                 _ => {
                     before.is_some_and(|before| self.waits(before, row))
+                        || keys.may_be_other(&row.key, row.alike.as_ref())
                         || differs && row.op != rows[begin].op
                 }
             };
             if cut {
                 let rows = &rows[begin..at];
-                conflicts += self.flush(link, rows, &last, begin, producer).await?;
-                last.clear();
+                conflicts += self.flush(link, rows, &keys, begin, producer).await?;
+                keys.clear();
                 begin = at;
             }
             if row.op == Op::Truncate {
@@ -294,10 +296,10 @@ impl WritePlan for Plan {
                 begin = at + 1;
                 continue;
             }
-            last.insert(&row.key, at);
+            keys.note(&row.key, row.alike.as_ref(), at);
         }
         let rest = rows.get(begin..).unwrap_or_default();
-        Ok(conflicts + self.flush(link, rest, &last, begin, producer).await?)
+        Ok(conflicts + self.flush(link, rest, &keys, begin, producer).await?)
     }
 }
 
@@ -347,6 +349,7 @@ impl Plan {
         Ok(Some(Ready {
             row,
             op,
+            alike: self.written.alike(|at| &line[ends[at].clone()]),
             line,
             key,
             kept: asked.kept(row),
@@ -367,7 +370,7 @@ impl Plan {
         &self,
         link: &mut Link,
         rows: &[Ready],
-        last: &HashMap<&[u8], usize>,
+        keys: &KeysTogether<'_>,
         begin: usize,
         producer: &str,
     ) -> Result<u64, Failed> {
@@ -381,7 +384,7 @@ impl Plan {
         let mut groups: Vec<(Op, &[String], Vec<&Ready>)> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
             // A row that takes the place of a deleted one keeps none of its values.
-            if row.op != Op::Delete && last.get(&row.key[..]) != Some(&(begin + at)) {
+            if row.op != Op::Delete && keys.last(&row.key) != Some(begin + at) {
                 continue;
             }
             match groups
@@ -529,7 +532,9 @@ pub(super) async fn table_columns(link: &mut Link, table: &str) -> Result<Vec<Ta
     // A domain is its base type.
     let sql = format!(
         "SELECT a.attname, CASE WHEN t.typbasetype <> 0 THEN t.typbasetype ELSE a.atttypid END::int8, \
-         CASE WHEN t.typbasetype <> 0 THEN t.typtypmod ELSE a.atttypmod END, format_type(a.atttypid, a.atttypmod) \
+         CASE WHEN t.typbasetype <> 0 THEN t.typtypmod ELSE a.atttypmod END, format_type(a.atttypid, a.atttypmod), \
+         COALESCE((SELECT to_jsonb(l) ->> 'collisdeterministic' = 'false' FROM pg_collation l WHERE l.oid = a.attcollation), false) \
+         OR EXISTS (SELECT 1 FROM pg_type c WHERE c.typname = 'citext' AND c.oid IN (t.oid, t.typbasetype)) \
          FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
          WHERE a.attrelid = {}::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
          ORDER BY a.attnum",
@@ -547,6 +552,7 @@ pub(super) async fn table_columns(link: &mut Link, table: &str) -> Result<Vec<Ta
                 oid: text(1).parse().unwrap_or(0),
                 modifier: text(2).parse().unwrap_or(-1),
                 shown: text(3).to_owned(),
+                is_collated: text(4) == "t",
                 lossy: false,
             }
         })

@@ -1,7 +1,6 @@
 //! Rows as literals of SQL: values of a flow as texts, and which rows are sent together.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
@@ -18,6 +17,7 @@ use busbar_event::{Class, Error};
 
 use super::sink::WriteRow;
 use crate::change::Op;
+use crate::change::keys::{AlikeKey, KeysTogether};
 use crate::change::plan::{Refused, RowRequests, TargetColumn, WriteColumns, takes_over};
 use crate::change::refusal::content_of;
 
@@ -54,6 +54,8 @@ pub struct LiteralRow {
     pub values: Vec<String>,
     /// Those of the key, with commas between them.
     pub key: String,
+    /// What the key may be to the database.
+    pub alike: Option<AlikeKey>,
     /// Columns that keep the value they have.
     pub kept: Vec<String>,
     /// What it is compared by, where the order is known here.
@@ -125,7 +127,16 @@ impl LiteralCells {
 
     /// Whether a row has no value.
     pub fn is_null(&self, row: usize) -> bool {
-        self.array.is_null(row)
+        match self.json {
+            true => self.object(row).is_none(),
+            false => self.array.is_null(row),
+        }
+    }
+
+    /// The value of `{"v":…}`, which is left out where there is none.
+    fn object(&self, row: usize) -> Option<&[u8]> {
+        let object = self.array.as_binary::<i32>().value(row);
+        object.get(5..object.len().saturating_sub(1))
     }
 
     /// The value of a row.
@@ -141,10 +152,8 @@ impl LiteralCells {
             DataType::Boolean => LiteralValue::Bool(array.as_boolean().value(row)),
             DataType::Utf8 => LiteralValue::Text(array.as_string::<i32>().value(row)),
             DataType::Binary if self.json => {
-                let object = array.as_binary::<i32>().value(row);
-                // `{"v":…}`
-                let value = object.get(5..object.len().saturating_sub(1));
-                LiteralValue::Json(String::from_utf8_lossy(value.unwrap_or(b"null")))
+                let value = self.object(row).unwrap_or_default();
+                LiteralValue::Json(String::from_utf8_lossy(value))
             }
             DataType::Binary => LiteralValue::Bytes(array.as_binary::<i32>().value(row)),
             DataType::Float32 => {
@@ -158,7 +167,11 @@ impl LiteralCells {
                 let micros = array.as_primitive::<TimestampMicrosecondType>().value(row);
                 write_time(micros, &mut text);
                 let text = String::from_utf8_lossy(&text);
-                LiteralValue::Time(text.split('+').next().unwrap_or_default().to_owned())
+                // Without what stands behind it a year before the first one would be another year.
+                let text = text
+                    .strip_suffix("+00")
+                    .ok_or_else(|| ArrowError::CastError(format!("{text} is before the year 1")))?;
+                LiteralValue::Time(text.to_owned())
             }
             kind => {
                 let options = FormatOptions::default();
@@ -227,6 +240,7 @@ impl LiteralRow {
             Ok(Some(LiteralRow {
                 row,
                 op,
+                alike: written.alike(|at| values[at].as_bytes()),
                 values,
                 key,
                 kept: asked.kept(row),
@@ -239,7 +253,7 @@ impl LiteralRow {
     }
 
     /// In which steps rows are written. Of several rows with one key the last one counts, unless it waits for the one before it,
-    /// of which it keeps values, or with which it is compared.
+    /// of which it keeps values, with which it is compared, or whose key may be another one here only.
     pub fn steps<'a, T: TargetColumn>(
         rows: &'a [LiteralRow],
         written: &WriteColumns<T>,
@@ -247,7 +261,7 @@ impl LiteralRow {
         let is_compared = written.newer.is_some();
         let compares = |op: Op| written.compares(op);
         let mut steps = Vec::new();
-        let mut last: HashMap<&str, usize> = HashMap::new();
+        let mut keys = KeysTogether::default();
         let mut begin = 0;
         for (at, row) in rows.iter().enumerate() {
             let waits = |before: &LiteralRow| {
@@ -255,10 +269,12 @@ impl LiteralRow {
                     || compares(row.op)
                     || is_compared && !takes_over((before.op, before.newer), (row.op, row.newer))
             };
-            let before = last.get(row.key.as_str()).map(|before| &rows[*before]);
-            if row.op == Op::Truncate || before.is_some_and(waits) {
-                grouped(&rows[begin..at], &last, begin, compares, &mut steps);
-                last.clear();
+            let key = row.key.as_bytes();
+            let before = keys.last(key).map(|before| &rows[before]);
+            let follows = before.is_some_and(waits) || keys.may_be_other(key, row.alike.as_ref());
+            if row.op == Op::Truncate || follows {
+                grouped(&rows[begin..at], &keys, begin, compares, &mut steps);
+                keys.clear();
                 begin = at;
             }
             if row.op == Op::Truncate {
@@ -266,10 +282,10 @@ impl LiteralRow {
                 begin = at + 1;
                 continue;
             }
-            last.insert(&row.key, at);
+            keys.note(key, row.alike.as_ref(), at);
         }
         let rest = rows.get(begin..).unwrap_or_default();
-        grouped(rest, &last, begin, compares, &mut steps);
+        grouped(rest, &keys, begin, compares, &mut steps);
         steps
     }
 }
@@ -277,7 +293,7 @@ impl LiteralRow {
 /// Adds the steps for the last row of each key.
 fn grouped<'a>(
     rows: &'a [LiteralRow],
-    last: &HashMap<&str, usize>,
+    keys: &KeysTogether<'_>,
     begin: usize,
     compares: impl Fn(Op) -> bool,
     steps: &mut Vec<WriteStep<'a>>,
@@ -286,7 +302,7 @@ fn grouped<'a>(
     for (at, row) in rows.iter().enumerate() {
         // A row that takes the place of a deleted one keeps none of its values.
         let counts = matches!(row.op, Op::Insert | Op::Delete);
-        if !counts && last.get(row.key.as_str()) != Some(&(begin + at)) {
+        if !counts && keys.last(row.key.as_bytes()) != Some(begin + at) {
             continue;
         }
         // A row of which not all values are known is no whole row.

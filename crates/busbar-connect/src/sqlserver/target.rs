@@ -7,6 +7,7 @@ use busbar_event::{Class, Error};
 use encoding_rs::Encoding;
 
 use super::wire::{bytes_literal, literal, plain};
+use crate::change::keys::KeyTexts;
 use crate::change::plan::{Fit, TargetColumn};
 use crate::relational::literal::{LiteralCells, LiteralValue, fraction_digits};
 
@@ -44,6 +45,13 @@ impl TargetColumn for MssqlTarget {
             name: name.to_owned(),
             lossy,
             ..self.clone()
+        }
+    }
+
+    fn texts(&self) -> KeyTexts {
+        match is_text(&self.kind) {
+            true => KeyTexts::Collated,
+            false => KeyTexts::Exact,
         }
     }
 }

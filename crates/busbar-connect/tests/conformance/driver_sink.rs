@@ -354,3 +354,14 @@ fn unfit_is_refused(engine: &Engine) {
         [1, 2]
     );
 }
+
+#[test]
+fn a_time_before_the_first_year_is_refused() {
+    let engine = Engine::start("h2");
+    let table = engine.table();
+    engine.run(&format!("create table {table} (at timestamp(6))"));
+    let times = [0, crate::mysql_sink::BEFORE_YEAR_1];
+    let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(times.to_vec()));
+    let written = engine.write(&format!("table: {table}"), &rows(1, vec![("at", times)]));
+    assert_eq!(written.expect("written"), [1]);
+}

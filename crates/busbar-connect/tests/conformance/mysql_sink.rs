@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray, BooleanArray, Float64Array, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Float64Array, ListArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::Int64Type;
 use busbar_event::{Class, Language};
 use tokio::runtime::Runtime;
 
@@ -241,6 +244,38 @@ fn values_that_would_be_cut_are_refused_unless_it_is_allowed() {
     assert_eq!(
         server.run(&database, "select money from t where money = 1.01"),
         "1.01"
+    );
+}
+
+/// The last microsecond before the year 1, which this server knows no name for.
+pub const BEFORE_YEAR_1: i64 = -62_135_596_800_000_001;
+
+#[test]
+fn a_list_that_is_not_there_is_null_and_a_time_before_the_first_year_is_refused() {
+    let server = mariadb();
+    let database = server.database("create table t (id int, list json, at datetime(6))");
+    let lists = [Some(vec![Some(1)]), None, Some(vec![]), None];
+    let times = [0, BEFORE_YEAR_1, BEFORE_YEAR_1 + 1, 1];
+    let delivery = rows(
+        1,
+        vec![
+            ("id", ints(&[1, 2, 3, 4])),
+            (
+                "list",
+                Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(lists)),
+            ),
+            (
+                "at",
+                Arc::new(TimestampMicrosecondArray::from(times.to_vec())),
+            ),
+        ],
+    );
+    let text = connection(server, &database, "table: t");
+    assert_eq!(write(&text, &delivery).unwrap(), [1]);
+    assert_eq!(
+        server.run(&database, "select id, list, at from t order by id"),
+        "1\t[1]\t1970-01-01 00:00:00.000000\n3\t[]\t0001-01-01 00:00:00.000000\n\
+         4\tNULL\t1970-01-01 00:00:00.000001"
     );
 }
 

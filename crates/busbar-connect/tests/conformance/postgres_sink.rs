@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch,
+    StringArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{Field, Int64Type, Schema};
 use busbar_connector::{Delivery, Sink, SinkContext};
 use busbar_event::{Class, Error, Language};
 use tokio::runtime::Runtime;
@@ -470,4 +470,37 @@ fn a_server_that_is_killed_in_the_middle_loses_and_repeats_nothing() {
     );
     assert_eq!(count, format!("t|{}", (position - 1) * 100));
     server.kill();
+}
+
+#[test]
+fn a_list_that_is_not_there_is_null_and_times_are_those_of_any_year() {
+    let server = postgres();
+    let database = server.database("create table t (id int, list jsonb, at timestamptz)");
+    let lists = [Some(vec![Some(1)]), None];
+    let times = [0, crate::mysql_sink::BEFORE_YEAR_1];
+    let delivery = rows(
+        1,
+        vec![
+            ("id", ints(&[1, 2])),
+            (
+                "list",
+                Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(lists)),
+            ),
+            (
+                "at",
+                Arc::new(TimestampMicrosecondArray::from(times.to_vec())),
+            ),
+        ],
+    );
+    assert_eq!(
+        write(&connection(server, &database, "table: t"), &delivery).unwrap(),
+        [0; 0]
+    );
+    assert_eq!(
+        server.run(
+            &database,
+            "select id, list, list is null, at at time zone 'UTC' from t order by id"
+        ),
+        "1|[1]|f|1970-01-01 00:00:00\n2||t|0001-12-31 23:59:59.999999 BC"
+    );
 }
