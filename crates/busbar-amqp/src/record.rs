@@ -326,7 +326,7 @@ pub fn decode_queue(record: &[u8], names: &PartitionNames) -> Option<QueueRecord
         let mut offset = r.u64().ok()?;
         for n in 0..len {
             if n > 0 {
-                offset += read_varint(&mut r)?;
+                offset = offset.checked_add(read_varint(&mut r)?)?;
             }
             queue.open.extend(number.map(|number| (number, offset)));
         }
@@ -364,6 +364,12 @@ mod tests {
         for len in 0..record.len() {
             let _ = decode_queue(&record[..len], &other);
         }
+        // Rows behind the last offset that there can be.
+        let at = record.len() - (4 + "rain/1".len() + 4 + 8) - 2 - 8;
+        assert_eq!(record[at..at + 8], 5_u64.to_be_bytes());
+        let mut beyond = record.to_vec();
+        beyond[at..at + 8].copy_from_slice(&u64::MAX.to_be_bytes());
+        assert!(decode_queue(&beyond, &other).is_none());
     }
 
     #[test]

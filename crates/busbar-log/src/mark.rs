@@ -76,7 +76,9 @@ impl Mark {
             len: u64_at(bytes, 24),
             end: u64_at(bytes, 32),
         };
-        Some((mark, u64_at(bytes, 40)))
+        // Another one follows it.
+        let turn = u64_at(bytes, 40);
+        (turn < u64::MAX).then_some((mark, turn))
     }
 }
 
@@ -195,6 +197,7 @@ mod tests {
             assert_eq!(Mark::decode(&bad), None, "byte {at}");
             assert_eq!(Mark::decode(&stored[..at]), None, "cut at {at}");
         }
+        assert_eq!(Mark::decode(&mark(7).encode(u64::MAX)), None);
     }
 
     #[test]

@@ -299,7 +299,7 @@ impl Segment {
         let file = files.open(self)?;
         let len = self.len();
         let mut scan = Scan::new(&*file, salt, place.position, len, false);
-        while scan.position < place.position + 2 * INDEX_STRIDE_BYTES {
+        while scan.position < place.position.saturating_add(2 * INDEX_STRIDE_BYTES) {
             match scan.next() {
                 Ok(Found::Frame(h)) if h.kind == Kind::Rows && h.max_time >= micros => {
                     return Ok(Some(h.base));

@@ -162,7 +162,9 @@ impl Death<'_> {
                 if text("queue") == Some(self.queue) {
                     was_here = true;
                     if text("reason") == Some(self.reason.as_str()) {
-                        count = 1 + table.get("count").and_then(|v| v.as_integer()).unwrap_or(0);
+                        // It is a client's word where a client has sent the header.
+                        let known = table.get("count").and_then(|v| v.as_integer());
+                        count = known.unwrap_or(0).saturating_add(1);
                         continue;
                     }
                 }
@@ -201,5 +203,45 @@ impl Death<'_> {
             }
         }
         was_here && !was_rejected
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_a_client_has_made_up_stays_a_count() {
+        for (said, expected) in [(1, 2), (i64::MAX, i64::MAX)] {
+            let mut deaths = vec![b'F'];
+            let mut table = TableWriter::begin(&mut deaths);
+            table.field("count", &FieldValue::Signed(b'l', said));
+            table.text("reason", DeathReason::Expired.as_str());
+            table.text("queue", "q");
+            table.end();
+            let mut headers = Vec::new();
+            put_short(&mut headers, "x-death");
+            put_value(&mut headers, &FieldValue::Array(&deaths));
+            let headers = message::encode_headers(&headers);
+            let mut tags = vec![(message::HEADERS.to_owned(), headers)];
+            let death = Death {
+                queue: "q",
+                reason: DeathReason::Expired,
+                exchange: "",
+                key: "q",
+                seconds: 0,
+                expiration: None,
+            };
+            assert!(death.note(&mut tags), "it was here before");
+            let headers = tags.iter().find(|(name, _)| name == message::HEADERS);
+            let headers = message::decode_headers(&headers.expect("headers").1);
+            let headers = FieldTable::check(&headers).expect("a table");
+            let first = headers.get("x-death").and_then(|all| all.items().next());
+            let Some(FieldValue::Table(first)) = first else {
+                panic!("no entry");
+            };
+            let count = first.get("count").and_then(|count| count.as_integer());
+            assert_eq!(count, Some(expected));
+        }
     }
 }

@@ -443,7 +443,7 @@ impl LastAddress {
 
 impl ReadyRow {
     fn is_over(&self, ttl_us: Option<Micros>, now: Micros) -> bool {
-        ttl_us.is_some_and(|ttl| now - self.time() >= ttl)
+        ttl_us.is_some_and(|ttl| now.saturating_sub(self.time()) >= ttl)
             || message::expires_at(&self.rows.batch, self.row).is_some_and(|at| at <= now)
     }
 }

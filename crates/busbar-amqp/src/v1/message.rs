@@ -457,7 +457,7 @@ pub fn write_message(
             reserved::EXPIRES_AT => {
                 if let Ok(at) = value.parse::<Micros>() {
                     p.expires_ms = Some(at.div_euclid(1000));
-                    let left = (at - now).max(0) / 1000;
+                    let left = at.saturating_sub(now).max(0) / 1000;
                     ttl_ms = Some(u32::try_from(left).unwrap_or(u32::MAX));
                 }
             }

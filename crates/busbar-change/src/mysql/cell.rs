@@ -338,9 +338,9 @@ pub fn cell(kind: &BinlogType, reader: &mut Reader) -> Option<Bytes> {
         }
         BinlogType::Set { bytes, members } => {
             let bits = reader.number(*bytes)?;
-            let set = members
-                .iter()
-                .enumerate()
+            // Members beyond the bits of a value are none of it.
+            let set = (0..u64::BITS)
+                .zip(members)
                 .filter(|(at, _)| bits >> at & 1 == 1);
             let set: Vec<_> = set.map(|(_, member)| member.as_str()).collect();
             out.push_str(&set.join(","));
@@ -598,6 +598,14 @@ mod tests {
 
     fn read_cut(kind: &BinlogType, bytes: &[u8]) -> bool {
         cell(kind, &mut Reader::new(&Bytes::copy_from_slice(bytes))).is_none()
+    }
+
+    #[test]
+    fn a_set_has_as_many_members_as_bits() {
+        let members: Vec<_> = (0..70).map(|at| format!("m{at}")).collect();
+        let kind = BinlogType::Set { bytes: 8, members };
+        let value = read(kind, b"\x01\0\0\0\0\0\0\x80");
+        assert_eq!(value.as_deref(), Some("m0,m63"));
     }
 
     #[test]

@@ -84,12 +84,10 @@ fn write_value(value: &[u8], shape: ValueShape, zero: ZeroDates, out: &mut Vec<u
                 .strip_prefix('-')
                 .map_or(("", &*text), |digits| ("-", digits));
             let short = digits.trim_start_matches('0');
-            let short = if short.is_empty() || short.starts_with(['.', 'e']) {
-                &digits[digits.len() - short.len() - 1..]
-            } else {
-                short
-            };
             out.extend_from_slice(sign.as_bytes());
+            if short.is_empty() || short.starts_with(['.', 'e']) {
+                out.push(b'0');
+            }
             out.extend_from_slice(short.as_bytes());
         }
         ValueShape::Float => {
@@ -169,6 +167,8 @@ mod tests {
             ("00042", ValueShape::Number, ZeroDates::Keep, "42"),
             ("-0.5", ValueShape::Number, ZeroDates::Keep, "-0.5"),
             ("0.25", ValueShape::Number, ZeroDates::Keep, "0.25"),
+            (".5", ValueShape::Number, ZeroDates::Keep, "0.5"),
+            ("-.5", ValueShape::Number, ZeroDates::Keep, "-0.5"),
             (
                 "0.10000000149011612",
                 ValueShape::Float,

@@ -178,7 +178,8 @@ impl CassandraSink {
         }
         ready.set_times(note.time);
         if let Some(row) = ready.emptied {
-            self.empty(link, &plan, note.time + row as i64).await?;
+            let time = note.time.saturating_add(row as i64);
+            self.empty(link, &plan, time).await?;
         }
         self.send(link, &plan, &ready, &mut rejected).await?;
         self.noted = Some(note);
@@ -597,7 +598,7 @@ impl ReadyWrites {
     /// Gives each row its time: that of its delivery, and its number.
     fn set_times(&mut self, time: i64) {
         for write in &self.writes {
-            let time = time + write.row as i64;
+            let time = time.saturating_add(write.row as i64);
             self.values[write.time..write.time + 8].copy_from_slice(&time.to_be_bytes());
         }
     }

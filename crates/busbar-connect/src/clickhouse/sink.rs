@@ -186,7 +186,7 @@ impl ClickHouseSink {
                 content,
                 cause,
             };
-            noted.start = self.now_micros.max(last.start + 1);
+            noted.start = self.now_micros.max(last.start.saturating_add(1));
             noted.done = last.done;
             noted.position = last.position;
             noted.rows = last.rows;

@@ -61,7 +61,8 @@ pub async fn survey(server: &KafkaServer, topics: bool) -> Result<Survey, Error>
         for partition in partitions {
             let key = (topic.name.clone(), partition.partition);
             let (first, end) = ranges.get(&key).copied().unwrap_or_default();
-            rows += u64::try_from(end - first).unwrap_or(0);
+            let there = u64::try_from(end.saturating_sub(first)).unwrap_or(0);
+            rows = there.saturating_add(rows);
             columns.push(SurveyedColumn {
                 name: partition.partition.to_string(),
                 kind: format!("offsets {first} to {end}"),
