@@ -68,6 +68,13 @@ pub trait Source: Send {
         let _ = (part, position);
     }
 
+    /// This position of a part is on the disk: whatever happens, the source goes on behind it or behind a later one, so that what
+    /// lies before it may be forgotten where it came from. Some time after it was said to be committed; of several positions
+    /// perhaps only the last one.
+    fn kept(&mut self, part: &str, position: u64) {
+        let _ = (part, position);
+    }
+
     /// Parts that are over for good, each named once: their positions are kept no longer. Asked when the
     /// source rests.
     fn forgotten(&mut self) -> Vec<Arc<str>> {

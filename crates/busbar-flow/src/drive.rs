@@ -89,6 +89,7 @@ impl SourceDriver {
             stopped,
             asked,
             status: Arc::clone(&status),
+            kept: Arc::default(),
         };
         let task = tokio::spawn(driving.run());
         SourceDriver {
@@ -140,7 +141,11 @@ struct Driving {
     stopped: watch::Receiver<bool>,
     asked: mpsc::Receiver<AskedSnapshot>,
     status: Arc<Mutex<SourceStatus>>,
+    kept: Arc<Mutex<KeptPositions>>,
 }
+
+/// Positions that have come to the disk, and that the source has not been told of, by part.
+type KeptPositions = BTreeMap<Arc<str>, u64>;
 
 /// Why driving ended.
 enum Ended {
@@ -174,6 +179,8 @@ impl Driving {
     /// Opens the source and takes what it brings, until it fails or is over; closes it in good order if it has not failed.
     async fn drive(&mut self, backoff: &mut Backoff) -> Result<Ended, Error> {
         let resume = self.resume();
+        // What another source has brought says nothing to this one.
+        self.kept = Arc::default();
         self.status.lock().positions = resume.positions.clone();
         let context = SourceContext {
             name: Arc::clone(&self.name),
@@ -201,6 +208,10 @@ impl Driving {
         }
         let mut counted: Option<Instant> = None;
         loop {
+            let kept = std::mem::take(&mut *self.kept.lock());
+            for (part, position) in kept {
+                source.kept(&part, position);
+            }
             let polled = tokio::select! {
                 biased;
                 () = told(self.stopped.clone()) => return Ok(Ended::Stopped),
@@ -326,14 +337,20 @@ impl Driving {
     }
 
     /// Notes how far a part is committed. Not waited for: what is appended after it is recognised.
-    fn keep(&self, part: &str, position: u64, note: &[u8]) {
+    fn keep(&self, part: &Arc<str>, position: u64, note: &[u8]) {
         let value = [&position.to_be_bytes(), note].concat();
-        self.store
-            .apply(vec![Change::Put(self.key(part).into(), value.into())], None);
+        let put = Change::Put(self.key(part).into(), value.into());
+        let (kept, of) = (Arc::clone(&self.kept), Arc::clone(part));
+        let done = move |result: busbar_log::Result<()>| {
+            if result.is_ok() {
+                kept.lock().insert(of, position);
+            }
+        };
+        self.store.apply(vec![put], Some(Box::new(done)));
         self.status
             .lock()
             .positions
-            .insert(part.to_owned(), position);
+            .insert(part.to_string(), position);
     }
 
     /// Keeps the position of a part no longer. After a crash the source may name the part again.

@@ -52,9 +52,7 @@ pub struct ChangeSource {
     /// again.
     passed: VecDeque<u32>,
     collector: Collector,
-    /// Committed at the last status.
-    settling: Lsn,
-    /// Committed at the status before, and by now kept for good.
+    /// What the server was told at the last status to be kept for good.
     kept: Lsn,
     next_status: Instant,
     heard: Instant,
@@ -143,7 +141,6 @@ impl ChangeSource {
             changed: false,
             passed: VecDeque::new(),
             collector,
-            settling: known,
             kept: known,
             next_status: now,
             heard: now,
@@ -253,9 +250,7 @@ impl ChangeSource {
             return Ok(());
         }
         self.next_status = Instant::now() + STATUS_EVERY;
-        // A position is written some time after the rows that it is about; by the next status it is.
-        self.kept = self.settling;
-        self.settling = Lsn(self.collector.committed());
+        self.kept = Lsn(self.collector.committed());
         self.status(true).await?;
         // A database where nothing happens to these tables is to keep no log for them.
         self.collector.hand_on_position();
@@ -759,7 +754,7 @@ impl Source for ChangeSource {
         Box::pin(self.next())
     }
 
-    fn committed(&mut self, part: &str, position: u64) {
+    fn kept(&mut self, part: &str, position: u64) {
         self.collector.note_committed(part, position);
     }
 

@@ -27,8 +27,8 @@ use crate::change::{Echoed, attempt};
 /// What a follower and its source tell each other.
 #[derive(Debug, Default)]
 pub(super) struct FollowShared {
-    /// The part of the log that is followed, and how far its changes are committed.
-    committed: Mutex<(Arc<str>, u64)>,
+    /// The part of the log that is followed, and the position in it that is on the disk.
+    kept: Mutex<(Arc<str>, u64)>,
     /// Rows that have not come yet.
     lag: AtomicU64,
     /// What is in the table is to come anew.
@@ -39,15 +39,15 @@ pub(super) struct FollowShared {
 }
 
 impl FollowShared {
-    pub fn note_committed(&self, part: &str, position: u64) {
-        let mut committed = self.committed.lock();
-        if *committed.0 == *part {
-            committed.1 = committed.1.max(position);
+    pub fn note_kept(&self, part: &str, position: u64) {
+        let mut kept = self.kept.lock();
+        if *kept.0 == *part {
+            kept.1 = kept.1.max(position);
         }
     }
 
     pub fn part(&self) -> Arc<str> {
-        Arc::clone(&self.committed.lock().0)
+        Arc::clone(&self.kept.lock().0)
     }
 
     pub fn lag(&self) -> u64 {
@@ -146,7 +146,7 @@ impl Follower {
         *self.shared.over.lock() = over.map(|part| part.as_str().into()).collect();
         if let (Some(place), Some(part)) = (known, current) {
             self.behind = self.resume.position(&part).max(place.from);
-            *self.shared.committed.lock() = (part, self.behind);
+            *self.shared.kept.lock() = (part, self.behind);
         }
         self
     }
@@ -183,7 +183,7 @@ impl Follower {
         self.behind = from;
         // Positions of another log may be smaller.
         self.forgotten = 0;
-        *self.shared.committed.lock() = (self.changes_part(identity), from);
+        *self.shared.kept.lock() = (self.changes_part(identity), from);
         let mut events = self.events(table);
         if before.is_some() && self.options.snapshot {
             events.truncate(self.clock.now_micros());
@@ -339,12 +339,12 @@ impl Follower {
         Ok(())
     }
 
-    /// Tells the table which changes are not needed any more.
+    /// Tells the table which changes are not needed any more: one that is killed goes on behind them.
     fn forget(&mut self, log: &dyn ChangeLog) -> Result<(), Error> {
-        let committed = self.shared.committed.lock().1;
-        if committed > self.forgotten {
-            log.forget(committed)?;
-            self.forgotten = committed;
+        let kept = self.shared.kept.lock().1;
+        if kept > self.forgotten {
+            log.forget(kept)?;
+            self.forgotten = kept;
         }
         Ok(())
     }

@@ -107,9 +107,9 @@ impl Source for TableSource {
         })
     }
 
-    fn committed(&mut self, part: &str, position: u64) {
+    fn kept(&mut self, part: &str, position: u64) {
         for followed in self.followed.values() {
-            followed.note_committed(part, position);
+            followed.note_kept(part, position);
         }
     }
 

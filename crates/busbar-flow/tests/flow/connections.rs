@@ -48,6 +48,9 @@ pub struct Fake {
     /// For the source: what there is, and how often it fails.
     supply: Mutex<Vec<String>>,
     committed: Mutex<Vec<u64>>,
+    /// What the source was told to be on the disk, and where it went on.
+    kept: Mutex<Vec<u64>>,
+    resumed: Mutex<Vec<u64>>,
 }
 
 struct FakeSink(Arc<Fake>);
@@ -139,6 +142,10 @@ impl Source for FakeSource {
         self.fake.committed.lock().push(position);
     }
 
+    fn kept(&mut self, _part: &str, position: u64) {
+        self.fake.kept.lock().push(position);
+    }
+
     fn forgotten(&mut self) -> Vec<Arc<str>> {
         let over = self.fake.over.swap(0, Ordering::SeqCst) > 0;
         over.then(|| "lines".into()).into_iter().collect()
@@ -168,6 +175,7 @@ impl Connector for FakeConnector {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         let at = context.resume.position("lines") as usize;
+        self.0.resumed.lock().push(at as u64);
         let hiccups = VecDeque::from([Class::Permanent]);
         let source = FakeSource {
             fake: Arc::clone(&self.0),
@@ -340,6 +348,30 @@ fn a_source_goes_on_where_it_was_committed() {
     assert_eq!(ids(&world.contents("in")), (0..140).collect::<Vec<_>>());
     let status = world.flows.connections();
     assert_eq!((status.len(), status[0].name.as_str()), (1, "fake"));
+}
+
+/// What a source may forget where it came from is known to it after a kill and after a power cut.
+#[test]
+fn a_source_goes_on_behind_what_it_was_told_to_be_kept() {
+    let (fake, mut world) = world(19);
+    for round in 0..20 {
+        fake.supply
+            .lock()
+            .extend(readings(round * 20..round * 20 + 20));
+        let told = fake.kept.lock().len();
+        world.apply(&[IN, FAKE]);
+        // Killed as soon as it is told of something, with more on its way.
+        eventually("a position", || fake.kept.lock().len() > told);
+        world = world.restart(round % 2 == 0);
+        let kept = fake.kept.lock().last().copied();
+        world.apply(&[IN, FAKE]);
+        let resumed = fake.resumed.lock().last().copied();
+        assert!(resumed >= kept, "round {round}: {resumed:?} {kept:?}");
+        world = world.restart(true);
+    }
+    world.apply(&[IN, FAKE]);
+    eventually("all", || world.contents("in").len() >= 400);
+    assert_eq!(ids(&world.contents("in")), (0..400).collect::<Vec<_>>());
 }
 
 /// Nothing is kept of what will not come back; and if it does come back, the streams still know it.
