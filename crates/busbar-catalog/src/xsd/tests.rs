@@ -75,6 +75,62 @@ fn nothing_is_required_in_an_element_that_may_be_nil() {
     }
 }
 
+/// The columns of a schema with one element `r`.
+fn columns(parts: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("main.xsd");
+    std::fs::write(&file, format!("{HEAD}{parts}</xs:schema>")).unwrap();
+    lines(&columns_of_xsd(&file, None, None).unwrap())
+}
+
+#[test]
+fn what_only_one_branch_of_a_choice_has_is_not_required() {
+    let element = |name: &str| format!("<xs:element name='{name}' type='xs:date'/>");
+    // Of a group it is one element, wherever the group stands.
+    let part = |name: char| match name {
+        'a' => "<xs:group ref='g'/>".to_owned(),
+        name => element(&name.to_string()),
+    };
+    let choice = |branches: [&str; 2]| {
+        let branches = branches.map(|branch| {
+            let parts: String = branch.chars().map(part).collect();
+            format!("<xs:sequence>{parts}</xs:sequence>")
+        });
+        columns(&format!(
+            "<xs:group name='g'><xs:sequence>{}</xs:sequence></xs:group>\
+             <xs:element name='r'><xs:complexType><xs:choice>{}</xs:choice></xs:complexType></xs:element>",
+            element("a"),
+            branches.concat()
+        ))
+    };
+    assert_eq!(choice(["a", "b"]), ["text a", "text b"]);
+    assert_eq!(
+        choice(["ab", "ac"]),
+        ["text a required", "text b", "text c"]
+    );
+    assert_eq!(choice(["ab", "a"]), ["text a required", "text b"]);
+}
+
+#[test]
+fn an_attribute_is_as_the_restriction_says() {
+    let attribute =
+        |name: &str, more: &str| format!("<xs:attribute name='{name}' type='xs:date' {more}/>");
+    let base: String = ["x", "y", "z"]
+        .iter()
+        .map(|name| attribute(name, ""))
+        .collect();
+    let less = [
+        attribute("x", "use='required'"),
+        attribute("y", "use='prohibited'"),
+    ]
+    .concat();
+    let found = columns(&format!(
+        "<xs:complexType name='base'>{base}</xs:complexType><xs:complexType name='less'><xs:complexContent>\
+         <xs:restriction base='base'>{less}</xs:restriction></xs:complexContent></xs:complexType><xs:element name='r' type='less'/>"
+    ));
+    assert_eq!(found, ["text @z", "text @x required"]);
+}
+
 #[test]
 fn an_element_that_others_may_stand_for_is_not_required() {
     let folder = tempfile::tempdir().unwrap();

@@ -178,6 +178,11 @@ fn partitions_of_a_node_that_dies_are_taken_over() {
         both.into_iter().filter(|n| *n >= 1_000).collect::<Vec<_>>()
     };
     assert_eq!(all(late, 2_000), (1_000..3_000).collect::<Vec<_>>());
+    // So it does where it has been before, whichever partitions it was given just now.
+    first.apply(&[STREAM]);
+    share(&[&second], 4, 4);
+    produce(&peer, &topic, 3_000..4_000);
+    assert_eq!(all(late, 3_000), (1_000..4_000).collect::<Vec<_>>());
 }
 
 /// The group is told of what is on the disk and of nothing else: whoever takes over from a node that had no room for what it had
