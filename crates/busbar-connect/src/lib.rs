@@ -47,6 +47,7 @@ use busbar_event::{Class, Error};
 
 pub use odbc::{ODBC_HOST, run_odbc_host};
 pub use places::Places;
+pub use postgres::default_name as postgres_publication;
 
 /// Every connector there is, in alphabetical order. Connections use files of the project's folder only.
 pub fn registry() -> Connectors {

@@ -301,16 +301,19 @@ pub struct SurveyedColumn {
     pub kind: String,
     /// Whether it is one of the primary key.
     pub key: bool,
+    /// Whether it is declared to hold no null; false where the other side does not say.
+    pub required: bool,
 }
 
 impl Survey {
-    /// A survey from rows of schema, table, estimated rows, column, type and `1` for one of the key, in order.
-    pub fn from_rows<'a>(server: String, rows: impl Iterator<Item = [&'a str; 6]>) -> Survey {
+    /// A survey from rows of schema, table, estimated rows, column, type, `1` for one of the key and `1` for one that holds no
+    /// null, in order.
+    pub fn from_rows<'a>(server: String, rows: impl Iterator<Item = [&'a str; 7]>) -> Survey {
         let mut survey = Survey {
             server,
             tables: Vec::new(),
         };
-        for [schema, name, estimate, column, kind, key] in rows {
+        for [schema, name, estimate, column, kind, key, required] in rows {
             let last = survey.tables.last_mut();
             let table = match last.filter(|table| table.schema == schema && table.name == name) {
                 Some(table) => table,
@@ -331,6 +334,7 @@ impl Survey {
                 name: column.to_owned(),
                 kind: kind.to_owned(),
                 key: key == "1",
+                required: required == "1",
             });
         }
         survey

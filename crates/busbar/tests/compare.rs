@@ -398,11 +398,27 @@ fn what_a_change_leaves_out_stays_in_the_copies_of_a_table_of_postgresql() {
         .collect();
     assert_eq!(
         (code, &needed[..]),
-        (1, &["ALTER ROLE \"reader\" REPLICATION"][..]),
+        (
+            1,
+            &[
+                "ALTER ROLE \"reader\" REPLICATION",
+                "CREATE PUBLICATION \"busbar_read_changes\" FOR TABLE public.doc"
+            ][..]
+        ),
         "{planned}"
     );
+    let why = &planned["statements"][1]["why"];
+    for text in ["message", "message_zh"] {
+        let told = why[text].as_str().unwrap_or_default();
+        assert!(
+            told.contains("reader") && told.contains("postgres"),
+            "{why}"
+        );
+    }
     assert!(!site.node.project().join("flows/read.yaml").exists());
-    pg(needed[0]);
+    needed.iter().for_each(|statement| {
+        pg(statement);
+    });
     let (planned, code) = site.busbar(&plan);
     assert_eq!(
         (code, &planned["statements"]),
@@ -410,6 +426,125 @@ fn what_a_change_leaves_out_stays_in_the_copies_of_a_table_of_postgresql() {
         "{planned}"
     );
     assert!(site.node.project().join("flows/read.yaml").exists());
+    let (answer, code) = site.busbar(&["apply", "--json", project]);
+    assert_eq!(code, 0, "{answer}");
+    site.same("p:doc", "read", 4);
+    // One publication has several tables, each of them by its owner.
+    pg(
+        "create table mine (id int primary key); create table theirs (id int primary key); alter table mine owner to reader; \
+         grant select on theirs to reader; create publication busbar_both_changes for table theirs; \
+         grant create on database postgres to reader",
+    );
+    let both = || {
+        let plan = ["copy-table", "--json", "--project", project];
+        site.busbar(&[&plan[..], &["r:mine,theirs", "hot", "--name", "both"]].concat())
+    };
+    let (planned, code) = both();
+    assert_eq!(
+        (code, &planned["statements"][0]["statement"]),
+        (
+            1,
+            &Value::from("ALTER PUBLICATION \"busbar_both_changes\" ADD TABLE public.mine")
+        ),
+        "{planned}"
+    );
+    // Who owns the table and may make publications needs nobody.
+    pg("drop publication busbar_both_changes; alter table theirs owner to reader");
+    let (planned, code) = both();
+    assert_eq!(
+        (code, &planned["statements"]),
+        (0, &serde_json::json!([])),
+        "{planned}"
+    );
+}
+
+/// A table that is made has the types of the one that is copied where both databases are of one kind.
+#[test]
+fn a_copy_has_the_types_lengths_and_the_key_of_its_table() {
+    let site = Site::open();
+    let maria = |sql: &str| {
+        site.in_maria(sql)
+            .unwrap_or_else(|why| panic!("{why}: {sql}"))
+    };
+    let pg = |sql: &str| site.in_pg(sql).unwrap_or_else(|why| panic!("{why}: {sql}"));
+    maria(
+        "create database d character set utf8mb4; create database e character set latin1; use d; \
+         create table kinds (part varchar(20) not null, id int(11) not null, tiny tinyint(3) unsigned not null, flag tinyint(1), \
+         small smallint(6), whole int(10) unsigned, big bigint(20) unsigned, single float, x double not null, money decimal(12,4), \
+         huge decimal(65,30), born date, at datetime, fine datetime(3), seen timestamp null, begun timestamp not null, clock time(3), made year(4), \
+         code char(3), name varchar(50) not null, note text, kind enum('in','o''ut') not null, more set('a','b'), raw varbinary(9), \
+         pad binary(4), bits bit(10), large mediumblob, primary key (part, id)); \
+         insert into kinds values ('a', 1, 255, 1, -1, 4294967295, 18446744073709551615, 16777215, 0.1, -1.5, \
+         12345678901234567890123456789012345.123456789012345678901234567890, '1999-12-31', '2024-02-29 01:02:03', '2024-02-29 01:02:03.5', \
+         '2024-02-29 01:02:03', '2024-02-29 01:02:03', '-01:02:03.25', 2024, 'ab', '张三', 'n', 'o''ut', 'a,b', x'00ff', x'0100', b'1000000001', x'00'), \
+         ('b', 2, 0, null, null, null, null, null, 0, null, null, null, null, null, null, '2024-01-01', null, null, null, '', null, 'in', null, null, null, null, null)",
+    );
+    pg(
+        "create schema other; create table kinds (id integer, part varchar(20), small smallint not null, big bigint, single real, x double precision, \
+         money numeric(12,4) not null, huge numeric(60,20), any_number numeric, ok boolean not null, born date, at timestamp(3) not null, fine timestamptz, \
+         clock time(3), code char(5), name varchar(50) not null, note text, raw bytea, doc jsonb not null, u uuid, host inet, list integer[], span interval, \
+         bits bit(3), primary key (id, part)); \
+         insert into kinds values (1, 'a', -1, 9007199254740993, 0.1, 0.1, -1.5, 12345678901234567890123456789012345.5, 1e-30, true, \
+         '1999-12-31', '2024-02-29 01:02:03.004', '2024-02-29 01:02:03.000004+00', '01:02:03.25', 'ab', '张三', 'n', '\\x00ff', '{\"a\": 1}', \
+         '00000000-0000-0000-0000-000000000001', '10.0.0.1/8', '{1,null}', '1 day 02:00', '101'), \
+         (2, 'b', 0, null, null, null, 0, null, null, false, null, '2024-01-01', null, null, null, '', null, null, '[1]', null, null, null, null, null)",
+    );
+    let project = site.node.project();
+    let project = project.to_str().expect("a path");
+    let plan = |from: &str, to: &str, name: &str| {
+        let all = [
+            "copy-table",
+            "--json",
+            "--project",
+            project,
+            from,
+            to,
+            "--name",
+            name,
+        ];
+        let (planned, code) = site.busbar(&all);
+        assert_eq!(code, 0, "{planned}");
+    };
+    plan("m:kinds", "m:e.kinds", "in_maria");
+    plan("p:kinds", "p:other.kinds", "in_pg");
+    let (answer, code) = site.busbar(&["apply", "--json", project]);
+    assert_eq!(code, 0, "{answer}");
+    site.same("m:kinds", "m:e.kinds", 2);
+    site.same("p:kinds", "p:other.kinds", 2);
+    // All digits of it, of which the server shows six.
+    let single =
+        "select count(*) from d.kinds a join e.kinds b on a.id = b.id and a.single = b.single";
+    assert_eq!(maria(single), "1");
+    let in_maria = |database: &str| {
+        maria(&format!(
+            "select column_name, column_type, column_name <> 'begun' and is_nullable = 'NO', column_key from information_schema.columns \
+             where table_schema = '{database}' and table_name = 'kinds' order by ordinal_position"
+        ))
+    };
+    assert_eq!(in_maria("e"), in_maria("d"));
+    assert_eq!(
+        maria("select name, hex(pad), bits + 0 from e.kinds where id = 1"),
+        "张三\t01000000\t513"
+    );
+    let in_pg = |schema: &str| {
+        pg(&format!(
+            "select attname, format_type(atttypid, atttypmod), attname <> 'doc' and attnotnull from pg_attribute \
+             where attrelid = '{schema}.kinds'::regclass and attnum > 0 order by attnum"
+        ))
+    };
+    assert_eq!(in_pg("other"), in_pg("public"));
+    maria(
+        "use d; update kinds set single = 0.3, at = '2024-03-01 00:00:00', seen = null, big = 7, name = 'other' where id = 1; \
+         insert into kinds (part, id, tiny, x, begun, name, kind) values ('c', 3, 1, 1, '2024-01-02', 'c', 'in'); delete from kinds where id = 2",
+    );
+    pg(
+        "update kinds set single = 1e-38, at = '2024-03-01 00:00:00.001', huge = 0.5, name = 'other' where id = 1; \
+         insert into kinds (id, part, small, money, ok, at, name, doc) values (3, 'c', 1, 1, true, '2024-01-02', 'c', '{}'); delete from kinds where id = 2",
+    );
+    site.same("m:kinds", "m:e.kinds", 2);
+    site.same("p:kinds", "p:other.kinds", 2);
+    assert_eq!(maria(single), "1");
+    assert_eq!(maria("select seen is null from e.kinds where id = 1"), "1");
 }
 
 #[test]
@@ -465,7 +600,7 @@ fn a_table_is_copied_and_kept_in_step_by_the_files_of_the_plan() {
     );
     assert_eq!(
         types,
-        "bigint,text,text,date,timestamp with time zone,timestamp with time zone,numeric,numeric,bigint,double precision,bytea,text,text"
+        "bigint,character varying,text,date,timestamp with time zone,timestamp with time zone,numeric,numeric,smallint,double precision,bytea,text,text"
     );
     // What cannot be, is refused with its reason, and nothing is written.
     for (args, refused) in [

@@ -41,7 +41,7 @@ async fn look(link: &mut CassandraLink, tables: bool) -> Result<Survey, super::l
     let rows = columns.iter().map(|row| {
         let is_key = ColumnRole::of(&row[4], &row[5]) != ColumnRole::Value;
         let key = if is_key { "1" } else { "" };
-        [&row[0], &row[1], "", &row[2], &row[3], key]
+        [&row[0], &row[1], "", &row[2], &row[3], key, ""]
     });
     Ok(Survey::from_rows(name, rows))
 }

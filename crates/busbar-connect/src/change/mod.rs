@@ -11,6 +11,8 @@ pub mod refusal;
 pub mod snapshot;
 pub mod watch;
 
+use std::collections::BTreeMap;
+
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -50,6 +52,10 @@ pub struct Write {
     /// Makes the table where it is missing, with the columns of the flow and `key` as its primary key.
     #[serde(default)]
     pub create: bool,
+    /// With `create`: how columns are declared, in the words of the database: `id: int not null`. Columns that are not named get
+    /// the type that holds the values of the flow.
+    #[serde(default)]
+    pub types: BTreeMap<String, String>,
     /// Lets values be rounded or cut where the column cannot hold them whole.
     #[serde(default)]
     pub lossy: bool,
@@ -111,6 +117,9 @@ impl Write {
     pub fn check(&self) -> Option<&'static str> {
         if !is_table_name(&self.table) {
             return Some("connect.table-name");
+        }
+        if !self.types.is_empty() && !self.create {
+            return Some("connect.types-create");
         }
         let puts = self.change.is_some() || self.mode == Mode::Upsert;
         match &self.newer {

@@ -109,7 +109,7 @@ impl Dialect {
         let fields = schema.fields().iter();
         let mut columns: Vec<_> = fields
             .filter(|field| !special(field.name()))
-            .map(|field| self.definition(field, options.key.contains(field.name())))
+            .map(|field| self.definition(options, field, options.key.contains(field.name())))
             .collect();
         if !options.key.is_empty() {
             let key: Vec<_> = options
@@ -122,9 +122,12 @@ impl Dialect {
         columns.join(", ")
     }
 
-    fn definition(&self, field: &Field, key: bool) -> String {
+    fn definition(&self, options: &Write, field: &Field, key: bool) -> String {
         let name = (self.identifier)(field.name());
-        format!("{name} {}", (self.made_for)(field.data_type(), key))
+        match options.types.get(field.name()) {
+            Some(declared) => format!("{name} {declared}"),
+            None => format!("{name} {}", (self.made_for)(field.data_type(), key)),
+        }
     }
 }
 
@@ -158,6 +161,10 @@ impl<T: TargetColumn> WriteColumns<T> {
         let unchanged = place(&options.unchanged, "unchanged")?;
         let was = options.prefer.as_ref().map(|prefer| prefer.was.clone());
         let was = place(&was, "was")?;
+        let mut declared = options.types.keys();
+        if let Some(column) = declared.find(|column| schema.index_of(column).is_err()) {
+            return Err(flow_column("types", column));
+        }
         let mut columns: Vec<(usize, T)> = Vec::new();
         for (at, field) in schema.fields().iter().enumerate() {
             if [change, unchanged, was].contains(&Some(at)) {
@@ -166,7 +173,7 @@ impl<T: TargetColumn> WriteColumns<T> {
             let mut targets = found.iter();
             let Some(target) = targets.find(|target| (dialect.same)(target.name(), field.name()))
             else {
-                let statement = dialect.definition(field, false);
+                let statement = dialect.definition(options, field, false);
                 return Err(Error::new(Class::Configuration, "connect.table-column")
                     .with("column", field.name())
                     .with("table", table)

@@ -52,6 +52,7 @@ pub async fn survey(link: &ClickHouseLink, tables: bool) -> Result<Survey, Error
                     name: column.name.clone(),
                     kind: column.r#type.clone(),
                     key: column.key != 0,
+                    required: false,
                 })
                 .collect(),
             name,

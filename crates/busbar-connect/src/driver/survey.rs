@@ -29,7 +29,7 @@ pub async fn survey(worker: &Arc<DriverWorker>, tables: bool) -> Result<Survey, 
     let rows: Vec<[String; 5]> = session.read(&answer)?;
     let rows = rows.iter();
     let rows = rows.map(|[schema, table, column, kind, key]| {
-        // How many rows a table has is not said by metadata.
+        // How many rows a table has is not said by metadata, and what refuses null not by all drivers.
         [
             schema.as_str(),
             table.as_str(),
@@ -37,6 +37,7 @@ pub async fn survey(worker: &Arc<DriverWorker>, tables: bool) -> Result<Survey, 
             column.as_str(),
             kind.as_str(),
             key.as_str(),
+            "",
         ]
     });
     Ok(Survey::from_rows(server, rows))

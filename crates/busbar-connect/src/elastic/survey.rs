@@ -53,6 +53,7 @@ pub async fn survey(link: &ElasticLink, tables: bool) -> Result<Survey, Error> {
             name: "_id".to_owned(),
             kind: "keyword".to_owned(),
             key: true,
+            required: false,
         }];
         fields("", &mapping["mappings"]["properties"], &mut columns);
         survey.tables.push(SurveyedTable {
@@ -126,6 +127,7 @@ fn fields(within: &str, properties: &Value, out: &mut Vec<SurveyedColumn>) {
                 name,
                 kind: kind.to_owned(),
                 key: false,
+                required: false,
             }),
             _ => fields(&format!("{name}."), &field["properties"], out),
         }

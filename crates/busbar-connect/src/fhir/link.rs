@@ -101,6 +101,7 @@ impl FhirCapabilities {
                     key: parameter.name == "_id",
                     name: parameter.name,
                     kind: parameter.kind,
+                    required: false,
                 })
                 .collect(),
         });

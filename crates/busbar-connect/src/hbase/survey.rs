@@ -42,6 +42,7 @@ pub async fn survey(server: &HbaseServer, tables: bool) -> Result<Survey, Error>
                 ttl => format!("VERSIONS => {}, TTL => {ttl}", family.versions),
             },
             key: false,
+            required: false,
         });
         survey.tables.push(SurveyedTable {
             schema: table.namespace,

@@ -67,6 +67,7 @@ pub async fn survey(server: &KafkaServer, topics: bool) -> Result<Survey, Error>
                 name: partition.partition.to_string(),
                 kind: format!("offsets {first} to {end}"),
                 key: false,
+                required: false,
             });
         }
         survey.tables.push(SurveyedTable {

@@ -145,6 +145,7 @@ fn fields<'a>(
                         kind: word.to_owned(),
                         key: name == "_id",
                         name,
+                        required: false,
                     });
                 }
                 None => {}

@@ -20,7 +20,8 @@ pub async fn survey(server: &MysqlServer, tables: bool) -> Result<Survey, Error>
     } else {
         "MySQL"
     };
-    let sql = "SELECT t.table_schema, t.table_name, t.table_rows, c.column_name, c.column_type, IF(c.column_key = 'PRI', '1', '') \
+    let sql = "SELECT t.table_schema, t.table_name, t.table_rows, c.column_name, c.column_type, IF(c.column_key = 'PRI', '1', ''), \
+         IF(c.is_nullable = 'NO', '1', '') \
          FROM information_schema.tables t JOIN information_schema.columns c ON c.table_schema = t.table_schema \
          AND c.table_name = t.table_name WHERE t.table_type = 'BASE TABLE' \
          AND t.table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema') \
@@ -38,6 +39,6 @@ pub async fn survey(server: &MysqlServer, tables: bool) -> Result<Survey, Error>
     link.close().await;
     let rows = 0..answer.rows.len();
     let text = |row, column| answer.text(row, column).unwrap_or_default();
-    let rows = rows.map(|row| [0, 1, 2, 3, 4, 5].map(|column| text(row, column)));
+    let rows = rows.map(|row| [0, 1, 2, 3, 4, 5, 6].map(|column| text(row, column)));
     Ok(Survey::from_rows(format!("{name} {number}"), rows))
 }

@@ -105,6 +105,7 @@ pub fn fit(from: &DataType, to: &Target) -> Fit {
         },
         A::Float16 | A::Float32 | A::Float64 => match kind {
             "double" => Fit::Whole,
+            "float" if *from != A::Float64 => Fit::Whole,
             "float" | "decimal" => Fit::Lossy,
             _ if is_text(kind) => Fit::Whole,
             _ if is_whole(kind) => Fit::Lossy,

@@ -18,6 +18,7 @@ use busbar_event::{Class, Error};
 use super::types::{fit, numeric_scale};
 use crate::change::keys::KeyTexts;
 use crate::change::plan::{Fit, TargetColumn};
+use crate::relational::literal::fraction_digits;
 
 /// A column of a table that is written to.
 #[derive(Clone, Debug)]
@@ -232,16 +233,13 @@ fn check_text(text: &str, target: &Target) -> Result<(), Error> {
     }
     let loses = match target.oid {
         oid::DATE => text.trim().bytes().any(|byte| byte == b':'),
+        // With an exponent the number is the server's to judge.
         oid::NUMERIC if target.modifier >= 0 => {
-            let digits = text.trim().split_once('.').map_or(0, |(_, digits)| {
-                digits
-                    .trim_end_matches('0')
-                    .bytes()
-                    .take_while(u8::is_ascii_digit)
-                    .count()
-            });
-            // With an exponent the number is the server's to judge.
-            digits > usize::try_from(numeric_scale(target.modifier)).unwrap_or(0)
+            fraction_digits(text) > usize::try_from(numeric_scale(target.modifier)).unwrap_or(0)
+        }
+        // The modifier is the number of digits behind the seconds.
+        oid::TIME | oid::TIMESTAMP | oid::TIMESTAMPTZ => {
+            usize::try_from(target.modifier).is_ok_and(|most| fraction_digits(text) > most)
         }
         _ => false,
     };
@@ -330,5 +328,11 @@ mod tests {
         assert!(written(text("1.234"), &lossy).is_ok());
         assert!(written(text("2024-05-06"), &target(oid::DATE, -1)).is_ok());
         assert!(written(text("2024-05-06 07:08"), &target(oid::DATE, -1)).is_err());
+        for at in [oid::TIME, oid::TIMESTAMP, oid::TIMESTAMPTZ].map(|oid| target(oid, 3)) {
+            assert!(written(text("2024-05-06T07:08:09.123000Z"), &at).is_ok());
+            assert!(written(text("2024-05-06 07:08:09.1230+00"), &at).is_ok());
+            assert!(written(text("2024-05-06T07:08:09.1234Z"), &at).is_err());
+        }
+        assert!(written(text("07:08:09.123456"), &target(oid::TIME, -1)).is_ok());
     }
 }

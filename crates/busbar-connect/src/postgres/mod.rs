@@ -47,6 +47,7 @@ use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
 use crate::{lacks_sink, lacks_source};
+pub use begin::default_name;
 use changes::ChangeSource;
 use database::PostgresDatabase;
 use link::{PostgresProtocol, Server};

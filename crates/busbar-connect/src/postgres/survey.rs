@@ -23,7 +23,8 @@ pub async fn survey(server: &Server, tables: bool) -> Result<Survey, Error> {
         version.split(' ').next().unwrap_or_default()
     );
     let sql = "SELECT n.nspname, c.relname, CASE WHEN c.reltuples >= 0 THEN c.reltuples::int8::text END, a.attname, \
-         format_type(a.atttypid, a.atttypmod), CASE WHEN a.attnum = ANY (i.indkey) THEN '1' END \
+         format_type(a.atttypid, a.atttypmod), CASE WHEN a.attnum = ANY (i.indkey) THEN '1' END, \
+         CASE WHEN a.attnotnull THEN '1' END \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid \
          LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary \
          WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%' \
@@ -41,6 +42,6 @@ pub async fn survey(server: &Server, tables: bool) -> Result<Survey, Error> {
     link.close().await;
     let rows = 0..answer.rows.len();
     let text = |row, column| answer.text(row, column).unwrap_or_default();
-    let rows = rows.map(|row| [0, 1, 2, 3, 4, 5].map(|column| text(row, column)));
+    let rows = rows.map(|row| [0, 1, 2, 3, 4, 5, 6].map(|column| text(row, column)));
     Ok(Survey::from_rows(version, rows))
 }

@@ -15,8 +15,7 @@ pub fn fit(from: &DataType, to: u32, modifier: i32) -> Fit {
         A::Null => Fit::Whole,
         A::Dictionary(_, values) => fit(values, to, modifier),
         A::Utf8 | A::LargeUtf8 | A::Utf8View => match to {
-            // The server rounds what has more digits.
-            oid::TIMESTAMP | oid::TIMESTAMPTZ | oid::TIME if !micros => Fit::Lossy,
+            // Digits of a number and of seconds are checked for each value.
             oid::FLOAT4 | oid::FLOAT8 => Fit::Lossy,
             _ => Fit::Whole,
         },

@@ -79,6 +79,7 @@ pub async fn survey(server: &RedisServer, tables: bool) -> Result<Survey, Error>
             name: name.to_owned(),
             kind: kind.to_owned(),
             key: false,
+            required: false,
         };
         let mut columns: Vec<_> = names
             .iter()

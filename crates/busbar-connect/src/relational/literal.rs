@@ -329,7 +329,8 @@ fn grouped<'a>(
 /// Digits behind the point of a text that is a number or a time, without zeros at their end.
 pub fn fraction_digits(text: &str) -> usize {
     text.trim().split_once('.').map_or(0, |(_, digits)| {
-        let digits = digits.trim_end_matches(['0', 'Z']);
-        digits.bytes().take_while(u8::is_ascii_digit).count()
+        let end = digits.find(|c: char| !c.is_ascii_digit());
+        let digits = &digits[..end.unwrap_or(digits.len())];
+        digits.trim_end_matches('0').len()
     })
 }

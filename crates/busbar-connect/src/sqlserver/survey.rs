@@ -71,7 +71,7 @@ pub async fn survey(server: &MssqlServer, tables: bool) -> Result<Survey, Error>
         } else {
             ""
         };
-        [*schema, *table, estimate, *column, kind.as_str(), key]
+        [*schema, *table, estimate, *column, kind.as_str(), key, ""]
     });
     Ok(Survey::from_rows(name, rows))
 }

@@ -58,6 +58,7 @@ fn databases_say_what_they_are_and_which_tables_they_have() {
             name: name.into(),
             kind: kind.into(),
             key,
+            required: key,
         };
         assert_eq!(
             whole.tables[1].columns,

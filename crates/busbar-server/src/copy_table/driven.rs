@@ -230,6 +230,8 @@ mod tests {
             value,
             fit: CopyFit::Whole,
             key,
+            made: value.kept(false).as_str().to_owned(),
+            required: false,
         });
         let table = OwnTable {
             name: "result".into(),

@@ -17,6 +17,20 @@ pub(crate) struct CopiedColumn {
     pub value: CopiedValue,
     pub fit: CopyFit,
     pub key: bool,
+    /// The type that it is made with where it is not there.
+    pub made: String,
+    /// It holds no null where it is made with its table.
+    pub required: bool,
+}
+
+impl CopiedColumn {
+    /// How it is declared in a table that is made.
+    fn declared(&self) -> String {
+        match self.required {
+            true => format!("{} not null", self.made),
+            false => self.made.clone(),
+        }
+    }
 }
 
 /// How the rows of a table come in.
@@ -285,10 +299,14 @@ impl CopyWay<'_> {
             }
             None => {}
         }
-        for (option, is) in [("create", self.create), ("lossy", self.lossy)] {
-            if is {
-                write[option] = json!(true);
-            }
+        if self.create {
+            let columns = self.columns.iter();
+            let types = columns.map(|column| (column.to.clone(), json!(column.declared())));
+            write["create"] = json!(true);
+            write["types"] = Value::Object(types.collect());
+        }
+        if self.lossy {
+            write["lossy"] = json!(true);
         }
         let about = format!("Rows for {}.", to.named());
         to.connection(&about, "write", &write)
@@ -304,8 +322,7 @@ impl CopyWay<'_> {
         );
         for column in self.columns {
             let name = flow_style(&json!(column.to));
-            let kind = column.value.kept(self.lossy).as_str();
-            let _ = writeln!(text, "  - {{ name: {name}, type: {kind} }}");
+            let _ = writeln!(text, "  - {{ name: {name}, type: {} }}", column.made);
         }
         text
     }
@@ -389,12 +406,13 @@ impl CopyWay<'_> {
         let database = self.from.database;
         let computed = |column: &CopiedColumn, field: &str, name: &str| {
             let field = quoted(field);
-            let computed = match column.fit {
-                _ if matches!(self.to, CopyTo::Own(_)) => {
-                    column.value.computed_to_keep(&field, database, self.lossy)
+            let computed = match (self.to, column.fit) {
+                (CopyTo::Own(_), _) => column.value.computed_to_keep(&field, database, self.lossy),
+                (CopyTo::Database(to), CopyFit::AsText) => {
+                    column.value.as_text(&field, to.database)
                 }
-                CopyFit::AsText => field,
-                CopyFit::AsBool => format!("{field} <> 0"),
+                (_, CopyFit::AsBool) => format!("{field} <> 0"),
+                (_, CopyFit::AsSingle) => format!("cast({field} as real)"),
                 _ => column.value.computed(&field, database),
             };
             match computed == quoted(name) {
@@ -440,7 +458,7 @@ impl CopyWay<'_> {
         let database = to.database;
         let columns = self.columns.iter().map(|column| {
             let name = database.identifier(&column.to);
-            format!("{name} {}", column.value.made(database, column.key))
+            format!("{name} {}", column.declared())
         });
         let key = self.key().into_iter().map(|name| database.identifier(name));
         let key: Vec<_> = key.collect();

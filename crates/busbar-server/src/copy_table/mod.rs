@@ -4,9 +4,12 @@
 mod driven;
 mod ends;
 mod files;
+mod made;
 mod own;
 mod settings;
 mod several;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +24,8 @@ use ends::find;
 use files::{
     CopiedColumn, CopyEnd, CopyInput, CopyRule, CopyTo, CopyWay, PreferredEnd, changes_of, rows_of,
 };
-use value::{CopiedValue, CopyDatabase, CopyFit};
+use made::MadeTypes;
+use value::{CopiedValue, CopyDatabase, CopyFit, CopyType, is_text, parts};
 
 pub(crate) use settings::NeededStatement;
 
@@ -152,7 +156,7 @@ async fn plan_one(
     let ways = if asked.both_ways && from.driven.is_none() {
         let there = match &target {
             Some(target) => target.columns.clone(),
-            None => made_columns(to.database, &columns),
+            None => made_columns(&columns),
         };
         let back = plan.way((&to, &there), (&from, Some(&source)), &key, asked.lossy);
         Some(back)
@@ -198,9 +202,16 @@ async fn plan_one(
         }
     }
     let whole = asked.both_ways || is_other_key(&source, &key);
-    let followed = [Some(&from), asked.both_ways.then_some(&to)];
-    for end in followed.into_iter().flatten() {
+    let followed = [
+        Some((&from, &name)),
+        ways.is_some().then_some((&to, &back_name)),
+    ];
+    for (end, name) in followed.into_iter().flatten() {
         plan.needs(app, end, whole).await;
+        if shared.is_none() {
+            let tables = [end.in_sql()];
+            plan.publishes(app, end, &changes_of(name), &tables).await;
+        }
     }
     plan.ended(app).await;
     Ok(plan)
@@ -310,6 +321,7 @@ impl CopyPlan {
     ) -> Vec<CopiedColumn> {
         let table = to.named();
         let any_case = from.database == CopyDatabase::Driven;
+        let mut types = MadeTypes::new(from.database, to.database);
         let mut copied = Vec::new();
         for column in columns {
             let about = |code| {
@@ -327,24 +339,24 @@ impl CopyPlan {
                 continue;
             };
             let is_key = key.contains(&column.name);
+            let (made, made_fit) = types.of(column, value, is_key);
             if value.is_cut(&column.kind) {
-                let about = |code| about(code).with("to", value.made(to.database, is_key));
+                let about = |code| about(code).with("to", &made);
                 match lossy {
                     true => self.warnings.push(about("server.copy-rounded")),
                     false => self.refusals.push(about("server.copy-lossy")),
                 }
             }
-            let mut fit = CopyFit::Whole;
+            let mut fit = made_fit;
             let mut name_there = &column.name;
             match target {
-                None if value.becomes_text(&column.kind) => {
+                None if value.becomes_text(&column.kind) && is_text(&parts(&made).0) => {
                     self.warnings.push(about("server.copy-text"));
                 }
                 None => {}
                 Some(target) => {
                     let there = column_there(to.database, target, &column.name, any_case);
                     let Some(there) = there else {
-                        let made = value.made(to.database, is_key);
                         let name = to.database.identifier(&column.name);
                         let statement =
                             format!("ALTER TABLE {} ADD COLUMN {name} {made}", to.in_sql());
@@ -357,13 +369,16 @@ impl CopyPlan {
                             value,
                             fit,
                             key: is_key,
+                            made,
+                            required: false,
                         });
                         continue;
                     };
                     if any_case {
                         name_there = &there.name;
                     }
-                    fit = value.fit(&column.kind, to.database, &there.kind);
+                    let is = CopyType::new(from.database, &column.kind);
+                    fit = value.fit(is, CopyType::new(to.database, &there.kind));
                     let about = |code| about(code).with("to", &there.kind);
                     match fit {
                         CopyFit::Never => self.refusals.push(about("server.copy-never")),
@@ -397,6 +412,9 @@ impl CopyPlan {
                 value,
                 fit,
                 key: is_key,
+                // A document that is null becomes no value, and a time stamp is declared to hold none.
+                required: column.required && value != CopiedValue::Json && !made.ends_with(" null"),
+                made,
             });
         }
         copied
@@ -429,6 +447,18 @@ impl CopyPlan {
         }
     }
 
+    /// What the database of tables needs so that the connection that brings their changes can be told of them.
+    async fn publishes(&mut self, app: &App, end: &CopyEnd, source: &str, tables: &[String]) {
+        if end.database != CopyDatabase::Postgres {
+            return;
+        }
+        let publication = busbar_connect::postgres_publication(source);
+        match settings::published(app, &end.connection, &publication, tables).await {
+            Ok(needed) => self.statements.extend(needed),
+            Err(error) => self.warnings.push(error),
+        }
+    }
+
     /// Leaves nothing to be written where something is refused.
     async fn ended(&mut self, app: &App) {
         self.check_paths(app).await;
@@ -456,11 +486,12 @@ fn is_taken(column: &str) -> bool {
 }
 
 /// The columns of a table that does not exist yet.
-fn made_columns(database: CopyDatabase, columns: &[CopiedColumn]) -> Vec<SurveyedColumn> {
+fn made_columns(columns: &[CopiedColumn]) -> Vec<SurveyedColumn> {
     let columns = columns.iter().map(|column| SurveyedColumn {
         name: column.name.clone(),
-        kind: column.value.made(database, column.key),
+        kind: column.made.clone(),
         key: column.key,
+        required: column.required,
     });
     columns.collect()
 }
@@ -481,10 +512,7 @@ fn shown(
             table: from.to_owned(),
             name: column.name.clone(),
             from: own.map(|own| own.kind.clone()).unwrap_or_default(),
-            to: there.map_or_else(
-                || column.value.made(to.database, column.key),
-                |there| there.kind.clone(),
-            ),
+            to: there.map_or(&column.made, |there| &there.kind).clone(),
             key: column.key,
         }
     });

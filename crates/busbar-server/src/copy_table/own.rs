@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use busbar_connector::SurveyedTable;
 use busbar_event::Error;
 
-use super::files::{CopiedColumn, CopyEnd, CopyTo, CopyWay, OwnTable};
+use super::files::{CopiedColumn, CopyEnd, CopyTo, CopyWay, OwnTable, changes_of};
 use super::value::{CopiedValue, CopyFit};
 use super::{CopyPlan, CopyRequest, PlannedColumn, is_other_key, is_taken, named, refusal};
 use crate::app::App;
@@ -94,7 +94,7 @@ pub(super) async fn plan(
         table: plan.from.clone(),
         name: column.name.clone(),
         from: kind_of(source, &column.name).to_owned(),
-        to: column.value.kept(asked.lossy).as_str().to_owned(),
+        to: column.made.clone(),
         key: column.key,
     });
     plan.columns = shown.collect();
@@ -112,6 +112,10 @@ pub(super) async fn plan(
         shared,
     });
     plan.needs(app, from, is_other_key(source, &key)).await;
+    if shared.is_none() {
+        let tables = [from.in_sql()];
+        plan.publishes(app, from, &changes_of(&name), &tables).await;
+    }
     plan.ended(app).await;
     Ok(plan)
 }
@@ -171,6 +175,8 @@ impl CopyPlan {
                 value,
                 fit: CopyFit::Whole,
                 key: key.contains(&column.name),
+                made: value.kept(lossy).as_str().to_owned(),
+                required: false,
             });
         }
         copied

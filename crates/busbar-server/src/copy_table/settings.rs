@@ -82,6 +82,60 @@ async fn postgres(
     Ok(needed)
 }
 
+/// What has to be run so that tables of a database of PostgreSQL are in a publication, where the user of the connection may not
+/// see to that: it takes the owner of the tables who may make publications in the database, or a superuser.
+///
+/// # Errors
+/// What the database says.
+pub(crate) async fn published(
+    app: &App,
+    connection: &str,
+    publication: &str,
+    tables: &[String],
+) -> Result<Option<NeededStatement>, Error> {
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let oids = tables.iter();
+    let oids: Vec<_> = oids
+        .map(|table| format!("to_regclass({})", quoted(table)))
+        .collect();
+    let name = quoted(publication);
+    let sql = format!(
+        "WITH missing AS (SELECT c.relowner, format('%I.%I', n.nspname, c.relname) AS path \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid IN ({}) \
+         AND NOT EXISTS (SELECT FROM pg_publication_tables p WHERE p.pubname = {name} \
+         AND p.schemaname = n.nspname AND p.tablename = c.relname)) \
+         SELECT current_user::text, (SELECT string_agg(path, ', ' ORDER BY path) FROM missing), \
+         (SELECT bool_and(pg_has_role(relowner, 'USAGE'))::text FROM missing), \
+         (SELECT string_agg(DISTINCT pg_get_userbyid(relowner)::text, ', ') FROM missing), \
+         (SELECT pg_has_role(pubowner, 'USAGE')::text FROM pg_publication WHERE pubname = {name}), \
+         has_database_privilege(current_database(), 'CREATE')::text",
+        oids.join(", ")
+    );
+    let found = row(app, connection, sql).await?;
+    let text = |at: usize| found.get(at).and_then(Option::as_deref);
+    let Some(missing) = text(1) else {
+        return Ok(None);
+    };
+    let is_there = text(4).is_some();
+    let may_name = if is_there { text(4) } else { text(5) };
+    if [text(2), may_name] == [Some("true"); 2] {
+        return Ok(None);
+    }
+    let publication = CopyDatabase::Postgres.identifier(publication);
+    let statement = match is_there {
+        true => format!("ALTER PUBLICATION {publication} ADD TABLE {missing}"),
+        false => format!("CREATE PUBLICATION {publication} FOR TABLE {missing}"),
+    };
+    Ok(Some(NeededStatement {
+        connection: connection.to_owned(),
+        statement,
+        why: Error::new(Class::Configuration, "server.copy-why-publication")
+            .with("connection", connection)
+            .with("user", text(0).unwrap_or_default())
+            .with("owner", text(3).unwrap_or_default()),
+    }))
+}
+
 async fn mysql(app: &App, end: &CopyEnd) -> Result<Vec<NeededStatement>, Error> {
     let sql = "SELECT IF(@@log_bin, 'ON', 'OFF'), @@binlog_format, @@binlog_row_image, @@binlog_row_metadata";
     let found = row(app, &end.connection, sql.into()).await?;

@@ -126,6 +126,7 @@ pub(super) async fn plan(
         whole.warnings.push(left_out);
     }
     let mut names = BTreeSet::new();
+    let mut in_sql = Vec::with_capacity(tables.len());
     for table in tables {
         let mut own = named(&table.name);
         if asked.name.is_some() {
@@ -159,11 +160,14 @@ pub(super) async fn plan(
         let shared = (!asked.once).then_some(name.as_str());
         let mut end = end(app, &from.connection)?;
         end.is_at(app, &server, &table).await?;
+        in_sql.push(end.in_sql());
         let planned = plan_one(app, &one, end, table, shared).await?;
         whole.take(planned);
     }
     if !asked.once {
-        let path = format!("connections/{}.yaml", changes_of(&name));
+        let source = changes_of(&name);
+        whole.publishes(app, &from, &source, &in_sql).await;
+        let path = format!("connections/{source}.yaml");
         let text = followed_by(&from, &name, &whole.followed);
         whole.secrets.insert(path.clone(), from.connection.clone());
         whole.files.insert(path, text);

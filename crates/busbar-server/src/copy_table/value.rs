@@ -62,6 +62,8 @@ pub(crate) enum CopyFit {
     Whole,
     /// They are written as texts, which the database reads.
     AsText,
+    /// They are numbers of 32 bits here and there.
+    AsSingle,
     /// Numbers become truth values: all but 0 the same one.
     AsBool,
     /// Some would be rounded or cut.
@@ -72,8 +74,42 @@ pub(crate) enum CopyFit {
 /// The digits of a decimal number that a flow computes with.
 const DIGITS_MAX: u8 = 38;
 
+/// Digits behind the point of a decimal number of MySQL.
+const MYSQL_SCALE_MAX: i8 = 30;
+
+/// A type of a database, as the database writes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CopyType<'a> {
+    pub database: CopyDatabase,
+    pub kind: &'a str,
+}
+
+impl<'a> CopyType<'a> {
+    pub fn new(database: CopyDatabase, kind: &'a str) -> CopyType<'a> {
+        CopyType { database, kind }
+    }
+
+    /// Whether its values are floating-point numbers of 32 bits.
+    pub fn is_single(self) -> bool {
+        match self.database {
+            CopyDatabase::Postgres => parts(self.kind).0 == "real",
+            CopyDatabase::MySql => parts(self.kind).0 == "float",
+            CopyDatabase::Driven => false,
+        }
+    }
+
+    /// Digits behind the seconds of a time.
+    fn second_digits(self) -> i32 {
+        let most = match self.database {
+            CopyDatabase::MySql => 0,
+            CopyDatabase::Postgres | CopyDatabase::Driven => 6,
+        };
+        parts(self.kind).1.first().copied().unwrap_or(most)
+    }
+}
+
 /// The word of a type and the numbers in its parentheses.
-fn parts(kind: &str) -> (String, Vec<i32>) {
+pub(super) fn parts(kind: &str) -> (String, Vec<i32>) {
     let kind = kind.to_lowercase();
     let word = kind.split(['(', ' ', '[']).next().unwrap_or_default();
     let inner = kind.split_once('(').and_then(|(_, rest)| {
@@ -85,7 +121,8 @@ fn parts(kind: &str) -> (String, Vec<i32>) {
     (word.to_owned(), numbers.collect())
 }
 
-fn is_text(word: &str) -> bool {
+/// Whether a type holds texts and says no more of them.
+pub(super) fn is_text(word: &str) -> bool {
     matches!(
         word,
         "char"
@@ -221,6 +258,15 @@ impl CopiedValue {
         }
     }
 
+    /// What a flow makes of a column of texts that a database reads as they are.
+    pub fn as_text(self, column: &str, to: CopyDatabase) -> String {
+        match (self, to) {
+            // A time there has no zone; that of the session is UTC.
+            (CopiedValue::Moment, CopyDatabase::MySql) => format!("rtrim({column}, 'Z')"),
+            _ => column.to_owned(),
+        }
+    }
+
     /// What a flow makes of the column of a stream of this database, as SQL.
     pub fn computed(self, column: &str, from: CopyDatabase) -> String {
         match self {
@@ -278,7 +324,10 @@ impl CopiedValue {
             CopiedValue::Unsigned => "numeric(20,0)".into(),
             CopiedValue::Float if mysql => "double".into(),
             CopiedValue::Float => "double precision".into(),
-            CopiedValue::Number(digits, scale) if mysql => format!("decimal({digits},{scale})"),
+            CopiedValue::Number(digits, scale) if mysql && scale <= MYSQL_SCALE_MAX => {
+                format!("decimal({digits},{scale})")
+            }
+            CopiedValue::Number(..) if mysql => CopiedValue::Text.made(database, key),
             CopiedValue::Number(digits, scale) => format!("numeric({digits},{scale})"),
             CopiedValue::Day => "date".into(),
             CopiedValue::Moment | CopiedValue::Local if mysql => "datetime(6)".into(),
@@ -292,12 +341,14 @@ impl CopiedValue {
         }
     }
 
-    /// How values of a column of the type `from` fit a column of the type `to` that is there.
-    pub fn fit(self, from: &str, database: CopyDatabase, to: &str) -> CopyFit {
+    /// How values of a column of a type fit a column of another one that is there.
+    pub fn fit(self, from: CopyType, target: CopyType) -> CopyFit {
         use CopiedValue::{
             Bool, Bytes, Day, Float, Json, Local, Moment, Number, Text, Unsigned, Whole,
         };
+        let CopyType { database, kind: to } = target;
         let (word, numbers) = parts(to);
+        let (from_word, from_numbers) = parts(from.kind);
         if is_text(&word) && !to.contains('[') {
             return match self {
                 Bytes => CopyFit::Never,
@@ -308,14 +359,16 @@ impl CopiedValue {
             return CopyFit::Never;
         };
         // `numeric` without measures holds whatever number there is.
-        let unbounded = matches!(word.as_str(), "numeric" | "decimal") && numbers.is_empty();
-        let single = matches!(word.as_str(), "real" | "float");
+        let decimal = |word: &str| matches!(word, "numeric" | "decimal");
+        let unbounded = decimal(&word) && numbers.is_empty();
+        let scale = |numbers: &[i32]| numbers.get(1).copied().unwrap_or(0);
+        let fewer = !from_numbers.is_empty() && scale(&from_numbers) <= scale(&numbers);
         match (self, there) {
             (Bool, Bool) | (Whole, Whole) | (Day, Day | Moment | Local) | (Bytes, Bytes) => {
                 CopyFit::Whole
             }
             (Bool, Whole) if database == CopyDatabase::MySql => CopyFit::Whole,
-            (Whole, Bool) if from.to_lowercase().starts_with("tinyint(1)") => CopyFit::AsBool,
+            (Whole, Bool) if from_word == "tinyint" && from_numbers == [1] => CopyFit::AsBool,
             (Whole, Number(_, scale)) if scale >= 0 => CopyFit::Whole,
             (Unsigned, Whole | Unsigned) | (Whole, Unsigned) => CopyFit::AsText,
             (Whole | Unsigned | Number(..), Float) => CopyFit::Lossy,
@@ -323,31 +376,26 @@ impl CopiedValue {
             (Whole | Unsigned | Number(..) | Float, Text) if unbounded => CopyFit::Whole,
             (Number(_, scale), Number(_, more)) if scale <= more => CopyFit::Whole,
             (Number(..) | Float, Number(..)) => CopyFit::Lossy,
-            (Float, Float) if single => CopyFit::Lossy,
+            (Float, Float) if target.is_single() && from.is_single() => CopyFit::AsSingle,
+            (Float, Float) if target.is_single() => CopyFit::Lossy,
             (Float, Float) => CopyFit::Whole,
-            (Moment | Local, Moment | Local) => {
-                let most = if database == CopyDatabase::MySql {
-                    0
-                } else {
-                    6
-                };
-                match numbers.first().copied().unwrap_or(most) >= 6 {
-                    true => CopyFit::Whole,
-                    false => CopyFit::Lossy,
-                }
+            (Moment | Local, Moment | Local) if target.second_digits() >= 6 => CopyFit::Whole,
+            // A flow computes with microseconds; the text has the digits that the database wrote.
+            (Moment, Moment) | (Local, Local)
+                if from.database == database && from.second_digits() <= target.second_digits() =>
+            {
+                CopyFit::AsText
             }
+            (Moment | Local, Moment | Local) => CopyFit::Lossy,
             (Moment | Local, Day) => CopyFit::Lossy,
             (Text | Json, Bytes) => CopyFit::Never,
             // A text of the same type there, or a document for a document; other texts may say something else, or nothing.
-            (Text, Text) if parts(from).0 == word => CopyFit::Whole,
-            (Text, Text)
-                if unbounded && matches!(parts(from).0.as_str(), "numeric" | "decimal") =>
-            {
-                CopyFit::Whole
-            }
-            (Text | Json, Json) if matches!(parts(from).0.as_str(), "json" | "jsonb") => {
-                CopyFit::Whole
-            }
+            (Text, Text) if decimal(&from_word) && decimal(&word) => match unbounded || fewer {
+                true => CopyFit::Whole,
+                false => CopyFit::Lossy,
+            },
+            (Text, Text) if from_word == word => CopyFit::Whole,
+            (Text | Json, Json) if matches!(from_word.as_str(), "json" | "jsonb") => CopyFit::Whole,
             (Json, Text) if matches!(word.as_str(), "json" | "jsonb") => CopyFit::Whole,
             (Text | Json, _) => CopyFit::Lossy,
             (_, Json) => CopyFit::Never,
@@ -552,6 +600,25 @@ mod tests {
             (Postgres, "numeric", Postgres, "numeric", CopyFit::Whole),
             (MySql, "tinyint(1)", Postgres, "boolean", CopyFit::AsBool),
             (Postgres, "double precision", MySql, "float", CopyFit::Lossy),
+            (Postgres, "real", MySql, "float", CopyFit::AsSingle),
+            (MySql, "float", MySql, "double", CopyFit::Whole),
+            (MySql, "datetime", MySql, "datetime", CopyFit::AsText),
+            (MySql, "datetime(3)", MySql, "datetime(2)", CopyFit::Lossy),
+            (MySql, "datetime", MySql, "timestamp", CopyFit::Lossy),
+            (
+                Postgres,
+                "numeric(50,10)",
+                Postgres,
+                "numeric(50,9)",
+                CopyFit::Lossy,
+            ),
+            (
+                Postgres,
+                "numeric(50,10)",
+                Postgres,
+                "numeric(60,10)",
+                CopyFit::Whole,
+            ),
             (Postgres, "bytea", MySql, "longtext", CopyFit::Never),
             (Postgres, "boolean", MySql, "tinyint(1)", CopyFit::Whole),
             (Postgres, "date", MySql, "date", CopyFit::Whole),
@@ -564,7 +631,8 @@ mod tests {
             ),
         ] {
             let value = CopiedValue::of(from, kind).expect("a value");
-            assert_eq!(value.fit(kind, to, there), fit, "{kind} to {there}");
+            let (from, to) = (CopyType::new(from, kind), CopyType::new(to, there));
+            assert_eq!(value.fit(from, to), fit, "{kind} to {there}");
         }
     }
 }
