@@ -45,6 +45,11 @@ pub struct InstanceEngine {
     in_use: BTreeMap<(String, u64), u64>,
     /// Instances by orchestration and status; those that have ended since the process began.
     counts: BTreeMap<(String, InstanceStatus), u64>,
+    /// Instances that had not ended when the process began have gone on.
+    is_recovered: bool,
+    /// What has happened to instances that could not be read for the moment: answers of calls, and times that have come. No more
+    /// than calls under way and timers, which nobody else keeps.
+    postponed: Vec<InstanceCommand>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -70,23 +75,22 @@ impl InstanceEngine {
             blocked: BTreeSet::new(),
             in_use: BTreeMap::new(),
             counts: BTreeMap::new(),
+            is_recovered: false,
+            postponed: Vec::new(),
         }
     }
 
     /// Takes over the orchestrations of a project. A changed one is a new version; instances that run finish on theirs.
     ///
     /// # Errors
-    /// What the disk says.
+    /// What the disk says, and what does not fit; then those before go on.
     pub fn deploy(
         &mut self,
         specs: &BTreeMap<String, OrchestrationSpec>,
         compiler: Arc<dyn RulesCompiler>,
         now: i64,
     ) -> Result<(), Error> {
-        let is_first = self.current.is_empty() && self.compiled.is_empty();
-        self.compiler = compiler;
-        self.compiled.clear();
-        self.current.clear();
+        let (mut current, mut all_compiled) = (BTreeMap::new(), HashMap::new());
         for (name, spec) in specs {
             let meaning = busbar_catalog::canonical(busbar_catalog::Kind::Orchestration, spec);
             let mut newest: Option<(u64, OrchestrationSpec)> = None;
@@ -118,12 +122,14 @@ impl InstanceEngine {
                 }
             };
             let definition = Arc::new(Definition::new(spec.clone()));
-            let rules = self.compiler.compile(name, &definition)?;
+            let rules = compiler.compile(name, &definition)?;
             let compiled = (definition, rules);
-            self.compiled.insert((name.clone(), version), compiled);
+            all_compiled.insert((name.clone(), version), compiled);
             let starts = spec.enabled.then_some(version);
-            self.current.insert(name.clone(), starts);
+            current.insert(name.clone(), starts);
         }
+        (self.current, self.compiled) = (current, all_compiled);
+        self.compiler = compiler;
         let blocked = std::mem::take(&mut self.blocked);
         // Versions that instances still run read events, too.
         for (name, number) in self.in_use.keys().cloned().collect::<Vec<_>>() {
@@ -131,16 +137,35 @@ impl InstanceEngine {
                 tracing::error!(orchestration = name, number, %error, "instances cannot go on with their version");
             }
         }
-        match is_first {
-            true => self.recover(now),
-            false => blocked
-                .into_iter()
-                .try_for_each(|(name, key)| self.resume(&name, &key, now)),
+        if self.is_recovered {
+            return self.resume_all(blocked, now);
         }
+        let issued = self.issues.len();
+        let recovered = self.recover(now);
+        self.is_recovered = recovered.is_ok();
+        if recovered.is_err() {
+            // All of it is issued when this is tried again.
+            self.issues.truncate(issued);
+        }
+        recovered
+    }
+
+    /// Lets instances go on whose version could not be compiled. What is left when the disk fails is tried again.
+    fn resume_all(&mut self, blocked: BTreeSet<(String, String)>, now: i64) -> Result<(), Error> {
+        let mut failed = None;
+        for (name, key) in blocked {
+            if let Err(error) = self.resume(&name, &key, now) {
+                self.blocked.insert((name, key));
+                failed = Some(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Lets all instances that have not ended go on.
     fn recover(&mut self, now: i64) -> Result<(), Error> {
+        self.in_use.clear();
+        self.counts.clear();
         let mut open = Vec::new();
         self.store.scan(store::OPEN, None, &mut |key, _| {
             open.extend(store::name_and_key(key));
@@ -168,6 +193,8 @@ impl InstanceEngine {
         match self.version(name, instance.version) {
             Ok(compiled) => {
                 let before = instance.status;
+                // Whoever made them is gone, and they are made again.
+                instance.lose_calls();
                 if self.issue(&compiled, &mut instance, &[], now) {
                     self.count(Some(before), &instance);
                     self.put(Some(before), instance);
@@ -277,18 +304,44 @@ impl InstanceEngine {
         Ok(started(false, status))
     }
 
-    fn happens(&mut self, name: &str, key: &str, what: Happening, now: i64) -> Result<(), Error> {
-        let Some(mut instance) = self.load(name, key)? else {
+    /// Carries out what was postponed. What still cannot be is postponed again.
+    pub fn take_postponed(&mut self, now: i64) {
+        for command in std::mem::take(&mut self.postponed) {
+            self.apply(command, now);
+        }
+    }
+
+    /// An instance, and the version that it runs.
+    fn load_compiled(&mut self, name: &str, key: &str) -> Result<(Instance, Compiled), Error> {
+        let Some(instance) = self.load(name, key)? else {
             let error = Error::new(Class::Permanent, "orchestrate.no-instance");
             return Err(error
                 .with("name", busbar_event::quote(name))
                 .with("key", busbar_event::quote(key)));
         };
-        let compiled = match self.version(name, instance.version) {
-            Ok(compiled) => compiled,
+        match self.version(name, instance.version) {
+            Ok(compiled) => Ok((instance, compiled)),
             Err(error) => {
-                // It is asked again when the orchestration fits again; then nothing of it is lost.
-                self.block(name, key, &error);
+                if error.class() != Class::Transient {
+                    // It is asked again when the orchestration fits again; then nothing of it is lost.
+                    self.block(name, key, &error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn happens(&mut self, name: &str, key: &str, what: Happening, now: i64) -> Result<(), Error> {
+        let (mut instance, compiled) = match self.load_compiled(name, key) {
+            Ok(found) => found,
+            Err(error) => {
+                // Nobody says these again: not the service that has answered, nor the timer that is gone.
+                let is_said_once = matches!(what, Happening::Called { .. } | Happening::Time);
+                if error.class() == Class::Transient && is_said_once {
+                    let (name, key) = (name.to_owned(), key.to_owned());
+                    let command = InstanceCommand::Happens { name, key, what };
+                    self.postponed.push(command);
+                }
                 return Err(error);
             }
         };
@@ -507,12 +560,33 @@ impl InstanceEngine {
     }
 
     fn early_event(&self, key: &[u8], now: i64) -> Option<EarlyEvent> {
-        let found = match self.early.get(key) {
+        let found = self.early_entry(key);
+        found.filter(|event| event.time.saturating_add(EARLY_EVENT_MICROS) > now)
+    }
+
+    /// The same, also when its time is over.
+    fn early_entry(&self, key: &[u8]) -> Option<EarlyEvent> {
+        match self.early.get(key) {
             Some(changed) => changed.clone(),
             None if self.early_count == 0 => None,
             None => store::read(&*self.store, key).ok().flatten(),
+        }
+    }
+
+    /// Gives an event to an instance; false if it does not wait for it any more.
+    fn is_taken(
+        &mut self,
+        name: &str,
+        key: &str,
+        what: Happening,
+        now: i64,
+    ) -> Result<bool, Error> {
+        let Some(before) = self.load(name, key)? else {
+            return Ok(false);
         };
-        found.filter(|event| event.time.saturating_add(EARLY_EVENT_MICROS) > now)
+        self.happens(name, key, what, now)?;
+        let after = self.load(name, key)?;
+        Ok(after.is_some_and(|after| after.records != before.records))
     }
 
     fn event(
@@ -525,19 +599,30 @@ impl InstanceEngine {
     ) -> Result<(), Error> {
         let early = store::early_key(&name, &part, &value);
         let at = (name, part, value);
-        let mut is_taken = false;
+        let (mut is_taken, mut failed) = (false, None);
+        let mut left: Vec<(String, String)> = Vec::new();
         for (key, place) in self.awaiting.remove(&at).unwrap_or_default() {
-            let values = values.clone();
-            let what = Happening::Event { place, values };
-            // Instances that do not wait any more are left alone by this.
-            let before = self.load(&at.0, &key)?.map(|instance| instance.records);
-            self.happens(&at.0, &key, what, now)?;
-            is_taken |= self.load(&at.0, &key)?.map(|instance| instance.records) != before;
+            let what = Happening::Event {
+                place: place.clone(),
+                values: values.clone(),
+            };
+            match self.is_taken(&at.0, &key, what, now) {
+                Ok(taken) => is_taken |= taken,
+                Err(error) => {
+                    // The others get it all the same, and this one goes on waiting.
+                    left.push((key, place));
+                    failed = Some(error);
+                }
+            }
+        }
+        if let Some(error) = failed {
+            self.awaiting.entry(at).or_default().extend(left);
+            return Err(error);
         }
         if is_taken {
             return Ok(());
         }
-        if self.early_event(&early, now).is_none() {
+        if self.early_entry(&early).is_none() {
             if self.early_count >= EARLY_EVENTS_MAX {
                 tracing::warn!(
                     orchestration = at.0,
@@ -663,8 +748,13 @@ impl InstanceEngine {
             }
         }
         let mut early = Vec::new();
+        let changed = &self.early;
         self.store.scan(store::EARLY, None, &mut |key, value| {
             let event: Option<EarlyEvent> = store::parse(value).ok();
+            // What this commit puts in its place is not over.
+            if changed.contains_key(key) {
+                return true;
+            }
             if event.is_none_or(|event| event.time.saturating_add(EARLY_EVENT_MICROS) <= now) {
                 early.push(key.to_vec());
             }

@@ -339,6 +339,7 @@ impl Work {
             }
             if is_deployed {
                 self.due(now);
+                self.engine.take_postponed(now);
             }
             self.commit(now);
             for (reply, done) in deployed {

@@ -356,6 +356,14 @@ impl Instance {
         }
     }
 
+    /// Notes of the calls under way that nobody knows whether they have reached their services.
+    pub(crate) fn lose_calls(&mut self) {
+        self.root.lose_calls();
+        if let Some(Undoing { attempt, .. }) = &mut self.undoing {
+            attempt.unknown |= attempt.is_under_way();
+        }
+    }
+
     /// Why a call at a place cannot go on.
     pub fn stuck_at(&self, definition: &Definition, wanted: &str) -> Option<PartFailure> {
         let mut place = &self.root;
@@ -458,6 +466,18 @@ impl Place {
             Some(PartDoing::Inside(places)) => places.get_mut(at),
             Some(PartDoing::Each(each)) => each.running.get_mut(at).map(|(_, place)| place),
             _ => None,
+        }
+    }
+
+    fn lose_calls(&mut self) {
+        match &mut self.doing {
+            Some(PartDoing::Call(attempt)) => attempt.unknown |= attempt.is_under_way(),
+            Some(PartDoing::Inside(places)) => places.iter_mut().for_each(Place::lose_calls),
+            Some(PartDoing::Each(each)) => {
+                let places = each.running.iter_mut();
+                places.for_each(|(_, place)| place.lose_calls());
+            }
+            _ => {}
         }
     }
 

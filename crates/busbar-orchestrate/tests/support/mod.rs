@@ -86,7 +86,10 @@ impl PartRules for TestRules {
         let spec = self.spec(part);
         Ok(match spec.kind() {
             Some((PartKind::Fail(text), _)) => text.to_owned(),
-            Some((PartKind::Event(_), _)) => values["key"].as_str().expect("a key").to_owned(),
+            Some((PartKind::Event(_), _)) => {
+                let value = values.get("for").unwrap_or(&values["key"]);
+                value.as_str().expect("a text").to_owned()
+            }
             _ => "title".to_owned(),
         })
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use busbar_bus::{Bus, Chunk, Cursor, Item, StreamPartition};
 use busbar_catalog::OrchestrationSpec;
-use busbar_event::{Batch, Error};
+use busbar_event::{Batch, Class, Error};
 use busbar_flow::{
     OrchestrationCompiler, OrchestrationReader, ReadEvent, ReadFor, Runtime, UnfitEvent,
 };
@@ -32,6 +32,8 @@ pub(super) async fn start(
         .iter()
         .flat_map(|(_, plan)| plan.streams())
         .collect();
+    let disabled = specs.iter().filter(|(_, spec)| !spec.enabled);
+    let disabled: BTreeSet<String> = disabled.map(|(name, _)| name.clone()).collect();
     let mut tasks = Vec::new();
     for name in streams {
         let Some(stream) = bus.stream(&name) else {
@@ -55,6 +57,7 @@ pub(super) async fn start(
                 cursor: Cursor::new(Arc::clone(partition), at),
                 position,
                 readers: readers(specs, compiler, &name)?,
+                disabled: disabled.clone(),
                 executor: executor.clone(),
                 runtime: runtime.clone(),
                 partition: Arc::clone(partition),
@@ -97,6 +100,8 @@ struct StartReader {
     cursor: Cursor,
     position: String,
     readers: Vec<(String, OrchestrationReader)>,
+    /// The orchestrations that start no instances.
+    disabled: BTreeSet<String>,
     executor: Executor,
     runtime: Runtime,
     partition: Arc<StreamPartition>,
@@ -209,6 +214,17 @@ impl StartReader {
                 cause,
                 was_refused: false,
             }));
+            if reader.read_for == ReadFor::Start && self.disabled.contains(name) {
+                unfit.extend(read.taken.into_iter().map(|event| UnfitEvent {
+                    orchestration: name.clone(),
+                    read_for: ReadFor::Start,
+                    row: event.row,
+                    cause:
+                        Error::new(Class::Permanent, "orchestrate.disabled").with("name", &*name),
+                    was_refused: false,
+                }));
+                continue;
+            }
             found.extend(read.taken.into_iter().map(|event| AskedOfInstance {
                 row: event.row,
                 command: command(name, &reader.read_for, event),
