@@ -393,7 +393,8 @@ pub struct HopSpec {
     pub every: Span,
 }
 
-/// Passes the first event of each key and drops those of the same key that are less than `within` away from it.
+/// Passes the first event of each key and drops those of the same key that are less than `within` away from it. An event with
+/// a null in its key repeats nothing, and passes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DedupeSpec {
@@ -423,7 +424,7 @@ pub struct PreviousSpec {
     pub keep: Option<Span>,
 }
 
-/// Passes an event only if no later one of its key has been seen.
+/// Passes an event only if no later one of its key has been seen. An event with a null in its key passes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LatestSpec {

@@ -97,6 +97,11 @@ impl KeyedOperator for Deduping {
         let mut late: Vec<u32> = Vec::new();
         for row in 0..rows.len() {
             let time = times.times[row];
+            // What has no key repeats nothing.
+            if !keys.is_known(row) {
+                passes.push(true);
+                continue;
+            }
             if time.saturating_add(within) <= times.marks[row] {
                 late.push(row as u32);
                 passes.push(false);

@@ -69,6 +69,11 @@ impl KeyedOperator for Passing {
         let mut passes = Vec::with_capacity(rows.len());
         for row in 0..rows.len() {
             let time = times.times[row];
+            // What has no key is older than nothing.
+            if !keys.is_known(row) {
+                passes.push(true);
+                continue;
+            }
             passes.push(kept.visit(keys.at(row), |slot| {
                 let newest = slot.get().is_none_or(|seen| seen.0 <= time);
                 if newest {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array as _, ArrayRef, RecordBatch};
+use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::row::{RowConverter, Rows as KeyRows, SortField};
@@ -94,7 +95,12 @@ pub(crate) struct KeyReader {
 }
 
 /// The key of each row of a batch.
-pub(crate) struct Keys(Option<KeyRows>);
+pub(crate) struct Keys {
+    /// None without keys: all rows have the same.
+    rows: Option<KeyRows>,
+    /// Which rows have a key of which no part is null; none where all have.
+    known: Option<NullBuffer>,
+}
 
 impl KeyReader {
     /// The key of each row.
@@ -103,27 +109,38 @@ impl KeyReader {
     /// One of the whole batch, when a key cannot be computed for a row.
     pub fn read(&self, batch: &RecordBatch) -> Result<Keys, Error> {
         let Some(converter) = &self.converter else {
-            return Ok(Keys(None));
+            return Ok(Keys {
+                rows: None,
+                known: None,
+            });
         };
+        let mut known: Option<NullBuffer> = None;
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.expressions.len());
         for (expression, data_type) in self.expressions.iter().zip(&self.types) {
             let column = Arc::clone(expression.evaluate(batch)?.column(0));
+            known = NullBuffer::union(known.as_ref(), column.logical_nulls().as_ref());
             columns.push(match column.data_type() == data_type {
                 true => column,
                 false => cast(&column, data_type).map_err(misfit)?,
             });
         }
-        converter
-            .convert_columns(&columns)
-            .map(|rows| Keys(Some(rows)))
-            .map_err(misfit)
+        let rows = converter.convert_columns(&columns).map_err(misfit)?;
+        Ok(Keys {
+            rows: Some(rows),
+            known,
+        })
     }
 }
 
 impl Keys {
     /// The key of a row; equal keys have equal bytes.
     pub fn at(&self, row: usize) -> &[u8] {
-        self.0.as_ref().map_or(&[], |rows| rows.row(row).data())
+        self.rows.as_ref().map_or(&[], |rows| rows.row(row).data())
+    }
+
+    /// Whether no part of a row's key is null, so that equal keys say that rows are about the same.
+    pub fn is_known(&self, row: usize) -> bool {
+        self.known.as_ref().is_none_or(|known| known.is_valid(row))
     }
 }
 
