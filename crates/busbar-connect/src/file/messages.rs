@@ -51,43 +51,68 @@ pub(super) enum Hl7FilePart {
     Miscounted(String),
 }
 
-/// Counts the messages of batches, file by file.
+/// Counts the messages of batches and the batches of files, file by file.
 #[derive(Debug, Default)]
 pub(super) struct Batches {
-    /// Messages since the segment BHS; none of a file whose batch began before this program did.
-    open: HashMap<Arc<str>, u64>,
+    open: HashMap<Arc<str>, OpenFile>,
+}
+
+/// What is known of a file that has not ended.
+#[derive(Debug, Default)]
+struct OpenFile {
+    /// Messages since the segment BHS; none outside of batches, and in one that began before this program did.
+    messages: Option<u64>,
+    /// Batches since the segment FHS; none where that was read before this program began.
+    batches: Option<u64>,
 }
 
 impl Batches {
     /// What a record of a file is.
     pub fn see(&mut self, file: &Arc<str>, record: &[u8]) -> Hl7FilePart {
-        match record.get(..3) {
-            Some(b"FHS" | b"FTS") => Hl7FilePart::Around,
-            Some(b"BHS") => {
-                if self.open.len() >= FILE_BATCHES_MAX {
-                    self.open.clear();
-                }
-                self.open.insert(Arc::clone(file), 0);
-                Hl7FilePart::Around
+        let name = record.get(..3).unwrap_or_default();
+        if !MARKS.contains(&name) || name == b"MSH" {
+            if let Some(OpenFile {
+                messages: Some(count),
+                ..
+            }) = self.open.get_mut(file)
+            {
+                *count += 1;
             }
-            Some(b"BTS") => {
-                let Some(found) = self.open.remove(file) else {
-                    return Hl7FilePart::Around;
-                };
-                let text = String::from_utf8_lossy(record);
-                let separator = text.chars().nth(3).unwrap_or('|');
-                let said = text.split(separator).nth(1).unwrap_or_default().trim();
-                match said.is_empty() || said.parse() == Ok(found) {
-                    true => Hl7FilePart::Around,
-                    false => Hl7FilePart::Miscounted(format!("BTS counts {said}, found {found}")),
-                }
+            return Hl7FilePart::Event;
+        }
+        if self.open.len() >= FILE_BATCHES_MAX && !self.open.contains_key(file) {
+            self.open.clear();
+        }
+        let known = self.open.entry(Arc::clone(file)).or_default();
+        // Whichever segment it is, the batch before it is over.
+        let in_batch = known.messages.take();
+        let found = match name {
+            b"BTS" => in_batch,
+            b"FTS" => self.open.remove(file).and_then(|known| known.batches),
+            b"BHS" => {
+                known.messages = Some(0);
+                known.batches = known.batches.map(|batches| batches + 1);
+                None
             }
             _ => {
-                if let Some(count) = self.open.get_mut(file) {
-                    *count += 1;
-                }
-                Hl7FilePart::Event
+                known.batches = Some(0);
+                None
             }
+        };
+        // A batch without its end may have been cut off, and messages are missing.
+        if let Some(found) = in_batch.filter(|_| name != b"BTS") {
+            return Hl7FilePart::Miscounted(format!("BTS is missing, found {found}"));
+        }
+        let Some(found) = found else {
+            return Hl7FilePart::Around;
+        };
+        let text = String::from_utf8_lossy(record);
+        let separator = text.chars().nth(3).unwrap_or('|');
+        let said = text.split(separator).nth(1).unwrap_or_default().trim();
+        let name = String::from_utf8_lossy(name);
+        match said.is_empty() || said.parse() == Ok(found) {
+            true => Hl7FilePart::Around,
+            false => Hl7FilePart::Miscounted(format!("{name} counts {said}, found {found}")),
         }
     }
 }
@@ -160,6 +185,43 @@ mod tests {
             assert_eq!(see("MSH|1"), Hl7FilePart::Event);
             assert_eq!(see("MSH|2"), Hl7FilePart::Event);
             assert_eq!(see(said), part);
+        }
+    }
+
+    #[test]
+    fn batches_of_a_file_are_counted_and_end_with_their_last_segment() {
+        let file: Arc<str> = "a".into();
+        let wrong = |said: &str| Hl7FilePart::Miscounted(said.to_owned());
+        let around = || Hl7FilePart::Around;
+        for (records, last) in [
+            (
+                &["FHS", "BHS", "MSH", "BTS|1", "BHS", "BTS|0", "FTS|2"][..],
+                around(),
+            ),
+            (&["FHS", "BHS", "MSH", "BTS|1", "FTS"], around()),
+            (&["FHS", "FTS|0"], around()),
+            (
+                &["FHS", "BHS", "MSH", "BTS|1", "FTS|2"],
+                wrong("FTS counts 2, found 1"),
+            ),
+            (
+                &["FHS", "BHS", "MSH", "FTS|1"],
+                wrong("BTS is missing, found 1"),
+            ),
+            (
+                &["BHS", "MSH", "MSH", "BHS"],
+                wrong("BTS is missing, found 2"),
+            ),
+            (&["BHS", "FHS"], wrong("BTS is missing, found 0")),
+            // The file began before this program did.
+            (&["BTS|7", "FTS|9"], around()),
+            (&["BHS", "BTS|0", "FTS|9"], around()),
+        ] {
+            let mut batches = Batches::default();
+            let seen = records
+                .iter()
+                .map(|record| batches.see(&file, record.as_bytes()));
+            assert_eq!(seen.last(), Some(last), "{records:?}");
         }
     }
 }

@@ -58,7 +58,9 @@ pub struct File {
 ///
 /// With `format: hl7` a message goes up to the next MSH, FHS, BHS, BTS or FTS segment; the last one of a file counts once the
 /// file has not grown for ten seconds. The segments around batches are left out. Where a BTS segment counts other messages than
-/// came since the BHS segment, it is published as it is, with the tags `hl7-error`, `file` and `line`, and becomes a dead letter.
+/// came since the BHS segment, an FTS segment other batches than came since the FHS segment, or a batch has no BTS segment before
+/// the next batch or the end of the file's batches, the segment is published as it is, with the tags `hl7-error`, `file` and
+/// `line`, and becomes a dead letter.
 ///
 /// As a sink: exactly once. The file belongs to it: what an unfinished write left is cut off when it is opened again.
 /// Its position is kept next to it, in `.NAME.position`. A file that is moved away, removed, replaced or emptied is
