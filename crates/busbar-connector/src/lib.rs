@@ -213,9 +213,31 @@ pub struct Delivery {
     pub position: u64,
     /// The number of the first row in the whole delivery. With the position it tells parts apart.
     pub first: usize,
+    /// For each row of the whole delivery the event that it was made from; none where rows stand for no single event.
+    pub sources: Option<Arc<[RowSource]>>,
+}
+
+/// The event that a row was made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowSource {
+    /// Its offset in what the producer reads.
+    pub offset: u64,
+    /// How many rows before this one were made from it.
+    pub before: u32,
 }
 
 impl Delivery {
+    /// What tells a row from all others of its producer. A row that was made from one event has the same name whenever it comes,
+    /// also after a crash in another delivery; others have it within this delivery.
+    pub fn row_name(&self, row: usize) -> String {
+        let number = self.first + row;
+        let source = self.sources.as_ref().and_then(|all| all.get(number));
+        match source {
+            Some(RowSource { offset, before }) => format!("{offset}.{before}"),
+            None => format!("{}-{number}", self.position),
+        }
+    }
+
     /// Some of the rows.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Delivery {
@@ -225,6 +247,7 @@ impl Delivery {
             producer: Arc::clone(&self.producer),
             position: self.position,
             first: self.first + range.start,
+            sources: self.sources.clone(),
         }
     }
 }

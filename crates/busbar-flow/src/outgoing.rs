@@ -1,6 +1,9 @@
 //! What goes to one output of a flow, and in which pieces.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
+use busbar_connector::RowSource;
 use busbar_event::Batch;
 
 use crate::limits::{PIECE_BYTES_MAX, PIECE_ROWS_MAX};
@@ -13,7 +16,12 @@ pub(crate) enum Outgoing {
     /// Rows of a table.
     Rows(RecordBatch),
     /// Both, for a connection.
-    Delivery { events: Batch, rows: RecordBatch },
+    Delivery {
+        events: Batch,
+        rows: RecordBatch,
+        /// The event that each row was made from, where that is one that lies in the log.
+        sources: Option<Arc<[RowSource]>>,
+    },
     /// Events for partitions of the next stage.
     Parts(Vec<(u16, Batch)>),
 }

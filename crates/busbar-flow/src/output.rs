@@ -255,7 +255,14 @@ impl Writer {
                     }
                 }
             }
-            (To::Sink(open), Outgoing::Delivery { events, rows }) => {
+            (
+                To::Sink(open),
+                Outgoing::Delivery {
+                    events,
+                    rows,
+                    sources,
+                },
+            ) => {
                 if events.rows() == 0 {
                     return Ok(Written::default());
                 }
@@ -272,6 +279,7 @@ impl Writer {
                     producer: Arc::clone(&self.producer),
                     position,
                     first: 0,
+                    sources: sources.clone(),
                 };
                 let outcome = deliver(sink.as_mut(), &delivery, wait).await?;
                 Ok(Written {

@@ -13,6 +13,7 @@ use arrow::compute::{cast, filter, filter_record_batch, take};
 use arrow::datatypes::{
     DataType, Field, Fields, Int32Type, Schema, TimeUnit, TimestampMicrosecondType,
 };
+use busbar_connector::RowSource;
 use busbar_event::{Batch, BatchBuilder, Body, Class, Envelope, Error, Flags, dictionary};
 
 use crate::chain::{Computed, Dead, Place};
@@ -68,6 +69,7 @@ impl Prepared {
                 Target::Connection(_) => Outgoing::Delivery {
                     events: nothing,
                     rows: none,
+                    sources: None,
                 },
             },
             made: Made::Many,
@@ -386,6 +388,7 @@ pub(crate) fn prepare(
             Outgoing::Delivery {
                 events,
                 rows: table_rows(&records, &all)?,
+                sources: row_sources(computed, &made, records.num_rows()),
             }
         }
         _ => Outgoing::Events(events),
@@ -401,6 +404,26 @@ pub(crate) fn prepare(
 /// The event behind a row; for a query's rows the first one of the batch.
 pub(crate) fn event_of(made: &Made, row: usize) -> usize {
     made.event(row)
+}
+
+/// The event that each of so many rows was made from; none where they were made from several, or from what lies in no log, and
+/// where they do not come in the order of the events.
+fn row_sources(computed: &Computed, made: &Made, rows: usize) -> Option<Arc<[RowSource]>> {
+    let (_, base) = computed.place?;
+    if matches!(computed.origin, Made::Many) {
+        return None;
+    }
+    let mut sources: Vec<RowSource> = Vec::with_capacity(rows);
+    for row in 0..rows {
+        let offset = base + made.event(row) as u64;
+        let before = match sources.last() {
+            Some(last) if last.offset == offset => last.before + 1,
+            Some(last) if last.offset > offset => return None,
+            _ => 0,
+        };
+        sources.push(RowSource { offset, before });
+    }
+    Some(sources.into())
 }
 
 fn bad_topics(topic: &DictionaryArray<Int32Type>) -> Vec<(usize, Error)> {

@@ -132,6 +132,7 @@ impl SinkRepair {
             producer: "repair".into(),
             position: self.position,
             first: 0,
+            sources: None,
         };
         // Who compares is there and asks again.
         let wait = |error| std::future::ready(Err(error));

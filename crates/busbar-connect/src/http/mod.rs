@@ -4,8 +4,8 @@
 //! http: { url: "https://erp.example/api/alarms", body: array, headers: { Authorization: { env: ERP_TOKEN } } }
 //! ```
 //!
-//! A request carries an `Idempotency-Key` made of the producer, its position and the rows, so that a receiver that
-//! remembers keys applies a repeated request once.
+//! A request carries an `Idempotency-Key` made of the producer and the rows, so that a receiver that remembers keys applies a
+//! repeated request once.
 
 mod client;
 mod refusal;
@@ -44,8 +44,9 @@ pub struct Http {
 /// Sends rows as HTTP requests, or is asked by `call` steps, which say what is behind the address and need `url`, `headers`,
 /// `tls` and `timeout` only.
 ///
-/// At least once: a request whose response is lost is sent again with the same `Idempotency-Key`; after a crash rows may
-/// be sent again under other keys, because batches are formed anew. Responses 2xx are success. 408, 425, 429 and 5xx are
+/// At least once: a request whose response is lost is sent again with the same `Idempotency-Key`, and so it is after a crash where
+/// a request is of one row that was made from one event. Other rows may be sent again under other keys then, because batches are
+/// formed anew. Responses 2xx are success. 408, 425, 429 and 5xx are
 /// retried, after 429 and 503 not before the time in `Retry-After` (seconds or a date; ten minutes at most). 3xx, 401,
 /// 403, 404, 405, 407 and 501 stop the sink until the connection is changed. After any other response the batch is split
 /// until the rows at fault are found; each becomes a dead letter. Redirections are not followed.

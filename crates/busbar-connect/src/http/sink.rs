@@ -277,10 +277,16 @@ fn trust(options: &Options, context: &SinkContext, places: &Places) -> Result<Tl
     })
 }
 
-/// The idempotency key: equal exactly for the same rows of the same delivery.
+/// The idempotency key: equal exactly for the same rows of the same delivery, and for one row also for the same row of another
+/// one, where it was made from one event.
 pub(crate) fn idempotency_key(delivery: &Delivery, rows: &Range<usize>) -> String {
-    let (from, to) = (delivery.first + rows.start, delivery.first + rows.end);
-    let key = format!("{}-{}-{from}-{to}", delivery.producer, delivery.position);
+    let key = match rows.len() {
+        1 => format!("{}-{}", delivery.producer, delivery.row_name(rows.start)),
+        _ => {
+            let (from, to) = (delivery.first + rows.start, delivery.first + rows.end);
+            format!("{}-{}-{from}-{to}", delivery.producer, delivery.position)
+        }
+    };
     key.chars()
         .map(|c| if c.is_ascii_graphic() { c } else { '_' })
         .collect()

@@ -19,7 +19,7 @@ use crate::tls::Tls;
 /// At least once: a message counts when the other side has answered it with `AA` or `CA`. A connection that is lost, no answer
 /// within `timeout`, and `AR` with the error 206 or 207 are tried again, with the same control id. A message that is answered
 /// with `AE`, `CE`, or another `AR` or `CR` becomes a dead letter with the text of the answer's ERR segment. After a crash
-/// messages may come again.
+/// messages may come again, with the same control id where the row was made from one event.
 ///
 /// Without `message` each payload is sent as it came; it must be an HL7 message that asks for an answer. With it the message is
 /// made of the row's columns: each path gets a text, `${column}` for the value of a column, or a text with such values in it.

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
 use busbar_event::format::{Hl7Message, Hl7Path, Hl7Reader, Hl7Value};
+use busbar_event::hash::fnv1a;
 use busbar_event::{Class, Error, quote};
 use busbar_log::Clock;
 use tokio::time::timeout;
@@ -225,13 +226,8 @@ fn value(message: &Hl7Message<'_>, path: &Hl7Path) -> String {
     }
 }
 
-/// A control id of 16 letters: the same whenever the same row of the same delivery is sent.
+/// A control id of 16 letters: the same whenever the same row is sent.
 fn control_id(delivery: &Delivery, row: usize) -> String {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let numbers = [delivery.position, (delivery.first + row) as u64];
-    let bytes = delivery.producer.bytes();
-    for byte in bytes.chain(numbers.iter().flat_map(|number| number.to_le_bytes())) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    format!("{hash:016X}")
+    let name = format!("{}-{}", delivery.producer, delivery.row_name(row));
+    format!("{:016X}", fnv1a(name.as_bytes()))
 }

@@ -49,8 +49,8 @@ pub struct Soap {
 /// are sent to an operation, one call for each row, in order. The messages of a WSDL are literal, in the style document or rpc; an
 /// element of an operation's header has the columns `header.NAME.PATH`. All files that a WSDL names lie beside it.
 ///
-/// At least once: a request whose answer is lost is sent again with the same `Idempotency-Key`. Faults of the receiver
-/// (`Server`, `Receiver`) are tried again; after any other fault the event becomes a dead letter, or goes on with the columns that
+/// At least once: a request whose answer is lost is sent again with the same `Idempotency-Key`, also after a crash where the row was
+/// made from one event. Faults of the receiver (`Server`, `Receiver`) are tried again; after any other fault the event becomes a dead letter, or goes on with the columns that
 /// the step reads from it under `fault`. Statuses without a fault count as with `http`. An answer with status 200 that is no
 /// envelope is tried again, too; when a web page has come five times for a row, a flow that writes stops and says so.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use busbar_connector::deliver;
-use busbar_connector::{Delivery, Sink, Written};
+use busbar_connector::{Delivery, RowSource, Sink, Written, deliver};
 use busbar_event::{Class, Error};
 use tokio::runtime::Runtime;
 
@@ -300,6 +299,23 @@ fn a_request_that_is_sent_again_has_its_key_and_no_other_has() {
     let requests = site.web.requests();
     let last: Vec<_> = requests[requests.len() - 2..].iter().map(key).collect();
     assert_ne!(last[0], last[1]);
+    // A row that was made from one event has the same in whatever delivery it comes; the next one of that event has its own.
+    let rows = [(3, 0), (3, 1), (4, 0)];
+    let row = |(offset, before)| RowSource { offset, before };
+    for (rows, position) in [(&rows[..], 9), (&rows[1..], 5)] {
+        let sources = rows.iter().copied().map(row).collect();
+        let whole = Delivery {
+            sources: Some(sources),
+            ..delivery("t", &vec!["1"; rows.len()], position)
+        };
+        for at in 0..rows.len() {
+            site.write(&whole.slice(at..at + 1)).expect("written");
+        }
+    }
+    let requests = site.web.requests();
+    let last: Vec<_> = requests[requests.len() - 5..].iter().map(key).collect();
+    assert_eq!(last[1..3], last[3..]);
+    assert_eq!(BTreeSet::from_iter(&last).len(), 3);
 }
 
 fn key(request: &Request) -> String {

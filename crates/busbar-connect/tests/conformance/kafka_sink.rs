@@ -50,6 +50,7 @@ fn delivery(rows: &[(&str, &str, &str)], producer: &str, position: u64) -> Deliv
         producer: producer.into(),
         position,
         first: 0,
+        sources: None,
     }
 }
 

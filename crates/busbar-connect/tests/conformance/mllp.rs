@@ -1,6 +1,6 @@
 //! Which answers to HL7 messages count as what, and which messages are sent.
 
-use busbar_connector::{Delivery, Sink};
+use busbar_connector::{Delivery, RowSource, Sink};
 use busbar_event::Class;
 use tokio::runtime::Runtime;
 
@@ -137,6 +137,23 @@ fn one_connection_serves_all_messages_and_a_retry_goes_on_where_it_was() {
     assert_eq!(distinct.len(), 10);
     sending.write(&rows).expect("again");
     assert_eq!(ids(&sending.receiver.taken()[10..]), first);
+    // After a crash it comes in another delivery; where it was made from one event, that says which it is.
+    let made_of = |events: std::ops::Range<u64>, position| Delivery {
+        sources: Some(
+            events
+                .clone()
+                .map(|offset| RowSource { offset, before: 0 })
+                .collect(),
+        ),
+        ..delivery("rows", &numbered(events), position)
+    };
+    sending.write(&made_of(0..10, 10)).expect("before");
+    sending.write(&made_of(4..7, 7)).expect("afterwards");
+    let of_events = ids(&sending.receiver.taken()[20..]);
+    assert_eq!(of_events[10..], of_events[4..7]);
+    let part = made_of(0..10, 10).slice(8..10);
+    sending.write(&part).expect("a part");
+    assert_eq!(ids(&sending.receiver.taken()[33..]), of_events[8..10]);
 }
 
 #[test]

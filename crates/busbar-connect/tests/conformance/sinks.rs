@@ -40,6 +40,7 @@ pub fn delivery(topic: &str, payloads: &[impl AsRef<[u8]>], position: u64) -> De
         producer: "flow:f:in:0:0:to".into(),
         position,
         first: 0,
+        sources: None,
     }
 }
 

@@ -127,6 +127,7 @@ pub(super) fn put(
         producer: position.map_or_else(|| "".into(), |at| Arc::clone(&at.producer)),
         position: position.map_or(0, |at| at.position),
         first: 0,
+        sources: None,
         rows,
     };
     let written = deliver(table, &mut writer, place, changes, delivery);

@@ -366,7 +366,7 @@ impl Retraced {
             match prepared.outgoing {
                 Outgoing::Events(events) => told.add(&events),
                 Outgoing::Rows(rows) => shown(&rows, &mut told.rows)?,
-                Outgoing::Delivery { events, rows } => {
+                Outgoing::Delivery { events, rows, .. } => {
                     told.add(&events);
                     shown(&rows, &mut told.rows)?;
                 }

@@ -34,6 +34,8 @@ pub struct Fake {
     pub written: Mutex<Vec<i64>>,
     /// The topics that were written.
     topics: Mutex<Vec<String>>,
+    /// What was written, with the names of the rows.
+    names: Mutex<Vec<(i64, String)>>,
     /// Transient failures still to come.
     pub down: AtomicUsize,
     /// Rows that are never taken: refused by name, or by failing every batch they are in.
@@ -100,6 +102,8 @@ impl Sink for FakeSink {
                         fake.written.lock().push(id);
                         let topic = delivery.events.topic(row).to_owned();
                         fake.topics.lock().push(topic);
+                        let name = delivery.row_name(row);
+                        fake.names.lock().push((id, name));
                     }
                 }
             }
@@ -403,6 +407,41 @@ fn a_part_that_is_over_for_good_is_forgotten() {
     eventually("it again", || fake.committed.lock().first() == Some(&3));
     eventually("all of it", || fake.committed.lock().last() == Some(&20));
     assert_eq!(ids(&world.contents("in")), (0..20).collect::<Vec<_>>());
+}
+
+/// Whatever the batch and its parts are in which it comes: a receiver may recognise it after a crash.
+#[test]
+fn a_row_is_named_by_the_event_that_it_was_made_from() {
+    let (fake, world) = world(20);
+    let flow = "from: in\nsteps:\n- where: v % 3 <> 0\n- split: { list: \"'[7, 8]'\", as: n, type: int }\n\
+                - select: id, n\nto: [{ connection: fake }]\n";
+    // Those beside it come in parts of their batch.
+    fake.poison.lock().push(7);
+    world.apply(&[IN, FAKE, ("flows/f.yaml", flow)]);
+    for from in [0, 20, 21] {
+        world.publish("in/a/b", &readings(from..from + 20));
+        world.settle("f");
+    }
+    // The offset of an event, of which the third batch repeats some.
+    let events = (0..20).chain(20..40).chain(21..41).enumerate();
+    let passed = events.filter(|(_, id)| id % 3 != 0 && *id != 7);
+    let expected = passed.flat_map(|(offset, id)| {
+        let name = |before| (id, format!("{offset}.{before}"));
+        [name(0), name(1)]
+    });
+    assert_eq!(*fake.names.lock(), expected.collect::<Vec<_>>());
+}
+
+/// Results of several events have no event to be named by.
+#[test]
+fn a_result_of_several_events_is_named_by_its_place() {
+    let (fake, world) = world(21);
+    let flow =
+        "from: in\nsteps:\n- sql: select max(id) as id from input\nto: [{ connection: fake }]\n";
+    world.apply(&[IN, FAKE, ("flows/f.yaml", flow)]);
+    world.publish("in/a/b", &readings(0..5));
+    world.settle("f");
+    assert_eq!(*fake.names.lock(), [(4, "5-0".to_owned())]);
 }
 
 #[test]
