@@ -20,6 +20,7 @@ use super::{Query, json_bytes};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::events::condition::Condition;
+use crate::events::field::{FieldFinder, FieldWanted};
 use crate::events::position::{self, Start};
 use crate::events::render::{self, Place};
 use crate::events::subscription::{Wanted, matching};
@@ -60,6 +61,9 @@ struct SearchQuery {
     key: Option<String>,
     /// A tag: `name` or `name=value`.
     tag: Option<String>,
+    /// A value within the payload: a path as columns have it, `=`, and the value, such as `PID.3.1=10023` for messages of HL7 or
+    /// `patient.id=7` for JSON. Of a list one element is enough. Streams whose format has no such path have no such events.
+    field: Option<String>,
     /// Earliest time: RFC 3339, or microseconds since 1970.
     since: Option<String>,
     /// First time that is not searched: RFC 3339, or microseconds since 1970.
@@ -145,11 +149,22 @@ async fn search(
         None => None,
     };
     let order = query.order;
+    let field = query.field.as_deref().filter(|field| !field.is_empty());
+    let field = field.map(FieldWanted::parse).transpose()?;
+    let is_one = wanted.stream.is_some();
     let parts = super::blocking(move || {
         let mut parts = Vec::new();
         for stream in streams {
             for partition in stream.partitions().iter() {
-                parts.push(Part::new(&stream, partition, order, since, from.as_ref())?);
+                let finder = match field.as_ref().map(|field| finder(field, &stream)) {
+                    Some(Err(error)) if is_one => return Err(error),
+                    Some(Err(_)) => continue,
+                    Some(Ok(finder)) => Some(finder),
+                    None => None,
+                };
+                let mut part = Part::new(&stream, partition, order, since, from.as_ref())?;
+                part.finder = finder;
+                parts.push(part);
             }
         }
         Ok(parts)
@@ -174,10 +189,26 @@ async fn search(
     Ok(json_bytes(step.answer()))
 }
 
+/// Finds a value in the payloads of a stream.
+///
+/// # Errors
+/// `server.search-path`: they have no such path.
+fn finder(field: &FieldWanted, stream: &Stream) -> Result<FieldFinder, Error> {
+    field.finder(&stream.spec().format).map_err(|cause| {
+        Error::new(Class::Permanent, "server.search-path")
+            .with("stream", stream.name())
+            .with("path", busbar_event::quote(&field.path))
+            .with("cause", cause.to_string())
+            .caused_by(cause)
+    })
+}
+
 /// The part of a partition that is still to be read.
 struct Part {
     stream: Arc<Stream>,
     partition: Arc<StreamPartition>,
+    /// Finds the value that payloads must have.
+    finder: Option<FieldFinder>,
     low: u64,
     high: u64,
     /// Time of the last event read; decides which partition is read next.
@@ -221,6 +252,7 @@ impl Part {
         Ok(Part {
             stream: stream.clone(),
             partition: partition.clone(),
+            finder: None,
             low,
             high: high.max(low),
             reached: None,
@@ -324,7 +356,11 @@ impl Step {
                     let batch: &Batch = &chunk.batch;
                     let payloads = batch.payloads();
                     let name = part.stream.name();
-                    for row in matching(batch, &self.wanted, &self.caller, name) {
+                    let mut rows = matching(batch, &self.wanted, &self.caller, name);
+                    if let Some(finder) = &mut part.finder {
+                        finder.retain(batch, &mut rows);
+                    }
+                    for row in rows {
                         let offset = chunk.base + u64::from(row);
                         if !(first..end).contains(&offset) {
                             continue;

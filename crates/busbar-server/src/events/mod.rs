@@ -2,6 +2,7 @@
 //! [`condition`], [`render`]).
 
 pub(crate) mod condition;
+pub(crate) mod field;
 pub(crate) mod inlet;
 pub(crate) mod parse;
 pub(crate) mod position;

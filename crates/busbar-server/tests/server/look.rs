@@ -74,6 +74,11 @@ fn a_search_finds_every_match_in_either_order() {
     let times = "since=1970-01-01T00:01:41Z&until=1970-01-01T00:01:44Z&order=oldest";
     assert_eq!(search(&world, times).0, [100, 101, 102]);
     assert_eq!(search(&world, "text=nothing-like-it").0, [] as [i64; 0]);
+    assert_eq!(search(&world, "field=n%3D77").0, [77]);
+    let both = "field=n%3D70&filter=m%2F0";
+    assert_eq!(search(&world, both).0, [70]);
+    let other = "field=n%3D70&filter=m%2F1";
+    assert_eq!(search(&world, other).0, [] as [i64; 0]);
     // A page that is full in the middle of a batch goes on at the next event.
     let (all, _) = search(&world, "stream=m&limit=7");
     assert_eq!(all, (0..1_000).rev().collect::<Vec<_>>());
@@ -99,6 +104,13 @@ fn a_search_covers_all_partitions_and_refuses_what_it_does_not_know() {
         world.get("/api/v1/search?since=x").code(),
         "server.bad-field"
     );
+    for (wrong, code) in [
+        ("field=n", "server.bad-search-field"),
+        ("field=n%3D1&stream=inbox", "server.search-path"),
+    ] {
+        let answer = world.get(&format!("/api/v1/search?{wrong}"));
+        assert_eq!(answer.code(), code);
+    }
     let long = "x".repeat(2_000);
     let answer = world.get(&format!("/api/v1/search?text={long}"));
     assert_eq!(answer.code(), "server.condition-too-long");

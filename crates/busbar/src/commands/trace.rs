@@ -71,6 +71,9 @@ struct FindArgs {
     /// Only with this tag: NAME or NAME=VALUE.
     #[arg(long)]
     tag: Option<String>,
+    /// Only with this value at a path of the payload: PID.3.1=10023, patient.id=7.
+    #[arg(long)]
+    field: Option<String>,
     /// Only of topics that this filter matches, such as meter/#.
     #[arg(long)]
     filter: Option<String>,
@@ -160,6 +163,7 @@ fn find(args: &FindArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
         ("text", &args.text),
         ("key", &args.key),
         ("tag", &args.tag),
+        ("field", &args.field),
         ("filter", &args.filter),
         ("stream", &args.stream),
         ("since", &args.since),
