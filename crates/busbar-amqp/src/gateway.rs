@@ -67,7 +67,7 @@ impl AmqpGateway {
         let mut addresses = Vec::new();
         let mut acceptors = Acceptors::default();
         for address in &options.listen {
-            let (listener, local) = bind_tcp(*address)?;
+            let (listener, local) = bind_tcp(*address, "amqp.listen")?;
             addresses.push(GatewayAddress {
                 scheme: "amqp",
                 address: local,
@@ -76,7 +76,7 @@ impl AmqpGateway {
         }
         if let Some(tls) = &options.tls {
             let config = server_tls(&tls.cert, &tls.key, tls.client_ca.as_deref())?;
-            let (listener, local) = bind_tcp(tls.listen)?;
+            let (listener, local) = bind_tcp(tls.listen, "amqp.tls_listen")?;
             addresses.push(GatewayAddress {
                 scheme: "amqps",
                 address: local,

@@ -9,7 +9,7 @@ use busbar_event::{Class, Error};
 use busbar_plugin::Package;
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::{Diagnostic, suggest};
+use crate::diagnostic::{Diagnostic, Severity, has_errors, suggest};
 use crate::limits::{
     DIAGNOSTICS_MAX, FILE_BYTES_MAX, PLUGIN_DEPTH_MAX, PLUGIN_PATH_BYTES_MAX, PROJECT_BYTES_MAX,
     PROJECT_FILES_MAX,
@@ -114,6 +114,22 @@ impl Bundle {
     /// # Errors
     /// A folder that cannot be read, a file that is too long, or too many of them.
     pub fn read(dir: &Path) -> Result<(Bundle, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let (bundle, mut found) = Bundle::read_partly(dir)?;
+        match has_errors(&found) {
+            false => Ok((bundle, found)),
+            true => {
+                found.retain(|found| found.severity() == Severity::Error);
+                Err(found)
+            }
+        }
+    }
+
+    /// As [`Bundle::read`], where files that cannot be read are left out: the diagnostics beside the bundle say which
+    /// and why.
+    ///
+    /// # Errors
+    /// A folder that cannot be read, or too many files.
+    pub fn read_partly(dir: &Path) -> Result<(Bundle, Vec<Diagnostic>), Vec<Diagnostic>> {
         let mut reader = Reader {
             bundle: Bundle::default(),
             bytes: 0,
@@ -140,11 +156,16 @@ impl Bundle {
         reader.misnamed(dir);
         reader.parts(dir, Kind::Connection);
         reader.parts(dir, Kind::Plugin);
-        if reader.bad.is_empty() {
-            Ok((reader.bundle, reader.ignored))
-        } else {
-            Err(reader.bad)
+        let is_one_file = |found: &Diagnostic| {
+            found.error().code() != "catalog.project-too-large"
+                && Bundle::classify(found.file()).is_ok()
+        };
+        if !reader.bad.iter().all(is_one_file) {
+            return Err(reader.bad);
         }
+        let mut found = reader.bad;
+        found.extend(reader.ignored);
+        Ok((reader.bundle, found))
     }
 
     /// The kind and name a path stands for.
@@ -260,6 +281,16 @@ impl FolderStamp {
         files.dedup();
         FolderStamp(files)
     }
+}
+
+/// The error for a file that is no UTF-8, with the place where it stops being so.
+fn not_text(path: &str, bad: &std::string::FromUtf8Error) -> Error {
+    let position = bad.utf8_error().valid_up_to();
+    let before = bad.as_bytes()[..position].iter();
+    Error::new(Class::Configuration, "catalog.not-text")
+        .with("path", path)
+        .with("line", before.filter(|byte| **byte == b'\n').count() + 1)
+        .with("position", position)
 }
 
 fn shown(path: &str) -> String {
@@ -403,12 +434,12 @@ impl Reader {
     }
 
     fn file(&mut self, at: &Path, path: String) {
-        let text = (|| {
+        let text = (|| -> std::io::Result<Result<String, Error>> {
             let meta = std::fs::metadata(at)?;
             if !meta.is_file() {
                 // Reading a pipe or a device might never end.
-                let what = "it is not a regular file";
-                return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, what));
+                let error = Error::new(Class::Configuration, "catalog.not-a-file");
+                return Ok(Err(error.with("path", &path)));
             }
             let mut contents = Vec::new();
             std::fs::File::open(at)?
@@ -416,8 +447,10 @@ impl Reader {
                 .read_to_end(&mut contents)?;
             let text = match path.starts_with("plugins/") {
                 true => Package::text_of(contents),
-                false => String::from_utf8(contents)
-                    .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))?,
+                false => match String::from_utf8(contents) {
+                    Ok(text) => text,
+                    Err(bad) => return Ok(Err(not_text(&path, &bad))),
+                },
             };
             if text.len() > FILE_BYTES_MAX {
                 return Ok(Err(Error::new(
@@ -645,14 +678,18 @@ mod tests {
         std::fs::write(&flow, [0xff, 0xfe, b'a']).unwrap();
         assert_eq!(
             Bundle::read(dir.path()).unwrap_err()[0].error().code(),
-            "catalog.unreadable"
+            "catalog.not-text"
         );
         std::fs::remove_file(&flow).unwrap();
         std::os::unix::fs::symlink("/dev/zero", &flow).unwrap();
         assert_eq!(
             Bundle::read(dir.path()).unwrap_err()[0].error().code(),
-            "catalog.unreadable"
+            "catalog.not-a-file"
         );
+        // The others are there all the same.
+        let (bundle, found) = Bundle::read_partly(dir.path()).unwrap();
+        assert_eq!(bundle.files.keys().collect::<Vec<_>>(), ["flows/a.yaml"]);
+        assert_eq!(found[0].file(), "flows/b.yaml");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::fmt::{self, Display};
 use std::ops::Range;
 
-use busbar_event::{Class, Error, quote};
+use busbar_event::{Class, Error, messages, quote};
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer,
     MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
@@ -50,6 +50,7 @@ pub struct NodeError {
 enum What {
     UnknownKey(String, &'static [&'static str]),
     UnknownValue(String, &'static [&'static str]),
+    UnknownStep(String, &'static [&'static str]),
     MissingKey(&'static str),
     DuplicateKey(&'static str),
     WrongType {
@@ -58,6 +59,8 @@ enum What {
     },
     /// It fits none of several forms that are allowed.
     NoForm,
+    /// A value of this project says itself what is wrong with it.
+    Told(Error),
     Other(String),
 }
 
@@ -91,7 +94,15 @@ fn needed(expected: &str) -> Error {
             new("catalog.needs-nothing")
         }
         // A type of this project says itself what it needs.
-        own => new("catalog.wrong-type").with("expected", own),
+        own => in_words(new("catalog.wrong-type"), "expected", own),
+    }
+}
+
+/// Adds a text of a type of this project to an error, in both languages where the catalogue has it.
+fn in_words(error: Error, name: &'static str, text: &str) -> Error {
+    match messages::code_of(text) {
+        Some(code) => error.with_text(name, code),
+        None => error.with(name, text),
     }
 }
 
@@ -118,6 +129,15 @@ impl NodeError {
         self
     }
 
+    /// Says what the value is that is not known, of types with a name of their own for it.
+    fn of_type(mut self, name: &'static str) -> Self {
+        self.what = match (self.what, name) {
+            (What::UnknownValue(step, known), "StepSpec") => What::UnknownStep(step, known),
+            (what, _) => what,
+        };
+        self
+    }
+
     /// The error as people see it.
     pub(crate) fn diagnostic(self, file: &str, text: &str, node: &Node) -> Diagnostic {
         let new = |code| Error::new(Class::Configuration, code);
@@ -138,11 +158,16 @@ impl NodeError {
                 help = near(&value, known, "catalog.known-values");
                 new("catalog.unknown-value").with("value", value)
             }
+            What::UnknownStep(step, known) => {
+                help = near(&step, known, "catalog.known-steps");
+                new("catalog.unknown-step").with("step", step)
+            }
             What::MissingKey(key) => new("catalog.missing-key").with("key", key),
             What::DuplicateKey(key) => new("catalog.duplicate-key").with("name", key),
             What::WrongType { found, expected } => needed(&expected).with("found", found),
             What::NoForm => new("catalog.no-form"),
-            What::Other(why) => new("catalog.invalid").with("why", why),
+            What::Told(error) => new("catalog.invalid").with_error("why", &error),
+            What::Other(why) => in_words(new("catalog.invalid"), "why", &why),
         };
         let span = self.span.unwrap_or_else(|| node.span.clone());
         Diagnostic::new(file, text, span, error).with_help(help)
@@ -158,6 +183,9 @@ impl Display for NodeError {
             What::UnknownValue(value, known) => {
                 write!(f, "unknown value `{value}`; known are {}", known.join(", "))
             }
+            What::UnknownStep(step, known) => {
+                write!(f, "unknown step `{step}`; known are {}", known.join(", "))
+            }
             What::MissingKey(key) => write!(f, "key `{key}` is missing"),
             What::DuplicateKey(key) => write!(f, "key `{key}` is given twice"),
             What::WrongType { found, expected } => {
@@ -165,6 +193,7 @@ impl Display for NodeError {
                 f.write_str(&error.message(busbar_event::Language::En))
             }
             What::NoForm => f.write_str("the value has none of the forms that are allowed here"),
+            What::Told(error) => write!(f, "{error}"),
             What::Other(why) => f.write_str(why),
         }
     }
@@ -174,10 +203,14 @@ impl std::error::Error for NodeError {}
 
 impl de::Error for NodeError {
     fn custom<T: Display>(why: T) -> Self {
-        let why = why.to_string();
-        match why.starts_with("data did not match any variant of untagged enum") {
-            true => What::NoForm.into(),
-            false => What::Other(why).into(),
+        // An error of this project writes itself so that it can be read again.
+        let why = format!("{why:#}");
+        match Error::recorded(&why) {
+            Some(error) => What::Told(error).into(),
+            None if why.starts_with("data did not match any variant of untagged enum") => {
+                What::NoForm.into()
+            }
+            None => What::Other(why).into(),
         }
     }
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -270,7 +303,7 @@ impl<'de> Deserializer<'de> for &'de Node {
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         _variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, NodeError> {
@@ -293,7 +326,7 @@ impl<'de> Deserializer<'de> for &'de Node {
                 &"a name, or one key with a value",
             )),
         }
-        .map_err(|e| e.at(&self.span))
+        .map_err(|e| e.of_type(name).at(&self.span))
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NodeError> {
@@ -540,5 +573,64 @@ mod tests {
             assert_eq!(wrong.message(busbar_event::Language::En), message, "{text}");
             assert!(wrong.help().is_none(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_value_is_said_in_both_languages() {
+        for (text, code) in [
+            ("topics: a\nretention: { age: 5 parsec }\n", "event.span"),
+            ("topics: a\nretention: { bytes: 5 parsec }\n", "event.size"),
+            (
+                "topics: a\nretention: { bytes: [] }\n",
+                "catalog.expects-size",
+            ),
+            ("topics: 1\n", "catalog.expects-topics"),
+            ("topics: a/#/b\n", "event.filter-wildcard"),
+            ("topics: a\nformat: { json: , csv: }\n", "event.format-two"),
+        ] {
+            let source = Source::parse("streams/x.yaml", text).unwrap();
+            let found = source.read::<busbar_bus::StreamSpec>().unwrap_err();
+            for language in busbar_event::Language::ALL {
+                let message = found.message(language);
+                let template = messages::template(language, code).unwrap();
+                // What stands before, between and behind the arguments.
+                for part in template.split(['{', '}']).step_by(2) {
+                    assert!(message.contains(part), "{text}{message}: {part}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_types_expect_is_in_the_catalogue() {
+        let crates = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .unwrap();
+        let folders = ["catalog/src", "event/src", "bus/src", "connect/src/mllp"];
+        let mut open: Vec<_> = folders.map(|f| crates.join(format!("busbar-{f}"))).into();
+        let mut seen = 0;
+        while let Some(path) = open.pop() {
+            if path.is_dir() {
+                let entries = std::fs::read_dir(&path).unwrap();
+                open.extend(entries.map(|entry| entry.unwrap().path()));
+                continue;
+            }
+            // A tree takes everything.
+            if path.extension().is_none_or(|e| e != "rs") || path.ends_with("src/tree.rs") {
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap();
+            for after in source.split("fn expecting").skip(1) {
+                let text = after.split_once("write_str(").map(|(_, text)| text);
+                let text = text.and_then(|text| text.trim_start().strip_prefix('"'));
+                let Some(text) = text.and_then(|text| text.split('"').next()) else {
+                    continue;
+                };
+                let place = path.display();
+                assert!(messages::code_of(text).is_some(), "{place}: {text}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 10, "the scan finds nothing: {seen}");
     }
 }

@@ -108,11 +108,7 @@ impl Diagnostic {
 
     /// The message with its cause.
     pub fn message(&self, language: Language) -> String {
-        let message = self.error.message(language);
-        match std::error::Error::source(&*self.error) {
-            Some(cause) => format!("{message}: {cause}"),
-            None => message,
-        }
+        self.error.explained(language)
     }
 
     /// The hint, if there is one.

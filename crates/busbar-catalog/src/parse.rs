@@ -14,7 +14,7 @@ use crate::api::ApiSpec;
 use crate::bundle::{Bundle, Kind};
 use crate::config::Config;
 use crate::connection::ConnectionSpec;
-use crate::diagnostic::{Diagnostic, has_errors};
+use crate::diagnostic::{Diagnostic, Severity, has_errors};
 use crate::flow::FlowSpec;
 use crate::flow_names::check_names;
 use crate::gateway::GatewaySpec;
@@ -43,21 +43,38 @@ impl Project {
     }
 
     /// Reads a bundle. What could be read is in the project; what could not, in the diagnostics, which hold
-    /// warnings too. Topology is checked only when every file could be read, so that one mistyped key does
-    /// not make a stream "unknown" in ten other places.
+    /// warnings too. All files are checked, but what names a resource that could not be read is not wrong for that:
+    /// one mistyped key does not make a stream "unknown" in ten other places.
     pub fn parse(bundle: Bundle) -> (Project, Vec<Diagnostic>) {
+        Project::parse_beside(bundle, Vec::new())
+    }
+
+    /// As [`Project::parse`], where some files could not be read from the disk: `bad` says which and why, and is part of
+    /// the diagnostics.
+    pub fn parse_beside(bundle: Bundle, mut bad: Vec<Diagnostic>) -> (Project, Vec<Diagnostic>) {
         let mut project = Project::default();
-        let mut bad = Vec::new();
+        for diagnostic in bad
+            .iter()
+            .filter(|found| found.severity() == Severity::Error)
+        {
+            project.unread.add(diagnostic.file());
+        }
         if let Err(error) = bundle.check_size() {
             bad.push(Diagnostic::new("", "", 0..0, error));
             return (project, bad);
         }
         for (path, text) in &bundle.files {
+            // A plug-in or connection without one of its files is not the one that was written.
+            let of = Bundle::classify(path);
+            if of.is_ok_and(|(kind, name)| project.unread.contains(kind, name)) {
+                continue;
+            }
             if let Err(diagnostic) = project.add(path, text, &bundle) {
+                project.unread.add(path);
                 bad.push(diagnostic);
             }
         }
-        bad.extend(lonely_files(&project, &bundle));
+        let mut found = lonely_files(&project, &bundle);
         for (name, stream) in &project.streams {
             let table = stream.spec.store.as_ref();
             let table = table.and_then(|table| project.tables.get(table));
@@ -68,9 +85,9 @@ impl Project {
             }
         }
         project.bundle = bundle;
-        if !has_errors(&bad) {
-            bad.extend(check_topology(&project));
-        }
+        found.extend(check_topology(&project));
+        found.retain(|found| !project.unread.explains(found));
+        bad.extend(found);
         bad.sort_by(|a, b| (a.file(), a.span().start).cmp(&(b.file(), b.span().start)));
         bad.truncate(DIAGNOSTICS_MAX);
         (project, bad)

@@ -13,6 +13,7 @@ use crate::flow::FlowSpec;
 use crate::gateway::GatewaySpec;
 use crate::orchestration::OrchestrationSpec;
 use crate::tree::Source;
+use crate::unread::Unread;
 
 /// Every resource, by kind and name.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +36,8 @@ pub struct Project {
     pub plugins: BTreeMap<String, Parsed<Package>>,
     /// The files it was read from.
     pub bundle: Bundle,
+    /// Resources that are not here because their files have errors.
+    pub unread: Unread,
 }
 
 /// A resource and the file that says it.

@@ -73,6 +73,41 @@ pub fn template(language: Language, code: &str) -> Option<&'static str> {
     catalogue(language).get(code).copied()
 }
 
+/// The code whose English text this is, of those without arguments.
+pub fn code_of(text: &str) -> Option<&'static str> {
+    let mut known = catalogue(Language::En).iter();
+    known
+        .find(|(_, known)| **known == text)
+        .map(|(code, _)| *code)
+}
+
+/// The code of the text for what the operating system reports; none for an error that has words of its own.
+pub fn words_of(error: &std::io::Error) -> Option<&'static str> {
+    use std::io::ErrorKind as Kind;
+    if error.get_ref().is_some() {
+        return None;
+    }
+    Some(match error.kind() {
+        Kind::NotFound => "event.io-not-found",
+        Kind::PermissionDenied => "event.io-denied",
+        Kind::ConnectionRefused => "event.io-refused",
+        Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => "event.io-broken",
+        Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
+            "event.io-unreachable"
+        }
+        Kind::TimedOut => "event.io-timeout",
+        Kind::AddrInUse => "event.io-in-use",
+        Kind::AddrNotAvailable => "event.io-no-address",
+        Kind::AlreadyExists => "event.io-exists",
+        Kind::IsADirectory => "event.io-folder",
+        Kind::NotADirectory => "event.io-no-folder",
+        Kind::UnexpectedEof => "event.io-ends",
+        Kind::StorageFull | Kind::QuotaExceeded => "event.io-full",
+        Kind::ReadOnlyFilesystem => "event.io-read-only",
+        _ => return None,
+    })
+}
+
 /// A code that the catalogue knows, and the names of the arguments in its text.
 pub(crate) fn known(code: &str) -> Option<(&'static str, impl Iterator<Item = &'static str>)> {
     let (code, text) = catalogue(Language::En).get_key_value(code)?;
@@ -265,6 +300,15 @@ mod tests {
         }
         for path in files {
             let source = std::fs::read_to_string(&path).unwrap();
+            for (at, call) in source.match_indices(".with_text(") {
+                let rest = &source[at + call.len()..];
+                let end = rest.find([')', ';']).unwrap_or(rest.len());
+                if let Some(code) = rest[..end].split('"').nth(3)
+                    && template(Language::En, code).is_none()
+                {
+                    missing.insert(format!("{code} in {}", path.display()));
+                }
+            }
             for (at, call) in source.match_indices("Error::new(") {
                 let rest = &source[at + call.len()..];
                 // Only ours: `io::Error::new`, `LogError::new` and the like are preceded by more.

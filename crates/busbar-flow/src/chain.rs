@@ -628,9 +628,7 @@ async fn attempt(operator: &mut dyn Operator, rows: Rows, out: &mut Output) -> R
 fn fatal(error: Error) -> Error {
     match error.class() {
         Class::Configuration => error,
-        _ => Error::new(Class::Configuration, "flow.state-stopped")
-            .with("cause", error.to_string())
-            .caused_by(error),
+        _ => Error::new(Class::Configuration, "flow.state-stopped").with_error("cause", &error),
     }
 }
 

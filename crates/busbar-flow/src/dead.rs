@@ -45,6 +45,8 @@ const OUTPUT: &str = "$dead-output";
 const CLASS: &str = "$dead-class";
 const CODE: &str = "$dead-code";
 const ARGS: &str = "$dead-args";
+/// [`Error::record`] of a cause with an error within it, where that is short enough.
+const RECORD: &str = "$dead-record";
 const STREAM: &str = "$dead-stream";
 const PARTITION: &str = "$dead-partition";
 const OFFSET: &str = "$dead-offset";
@@ -122,6 +124,9 @@ impl EventDeath<'_> {
             (OFFSET, offset.as_str()),
             (AT, now.as_str()),
         ]);
+        let record = self.cause.has_error_within().then(|| self.cause.record());
+        let record = record.filter(|record| record.len() <= CAUSE_BYTES_MAX);
+        tags.extend(record.as_deref().map(|record| (RECORD, record)));
         let topic = builder.topic_id(event.topic);
         let client = event.client.map(|client| builder.client_id(client));
         builder.push(Row {
@@ -170,6 +175,12 @@ fn letter(events: &Batch, row: usize, id: u64, closed: Option<Closed>) -> Letter
         .and_then(|v| serde_json::from_str(v).ok())
         .unwrap_or_default();
     let code = mark(CODE);
+    let recorded = marks.get(RECORD).and_then(|record| Error::recorded(record));
+    let said = |language| match &recorded {
+        Some(error) => error.message(language),
+        None => words(&code, &args, language),
+    };
+    let (message, message_zh) = (said(Language::En), said(Language::Zh));
     let reserved = tags
         .iter()
         .any(|(n, _)| n.starts_with('$') && !n.starts_with("$$"));
@@ -181,8 +192,8 @@ fn letter(events: &Batch, row: usize, id: u64, closed: Option<Closed>) -> Letter
             flow: mark(FLOW),
             place: mark(PLACE),
             class: mark(CLASS),
-            message: words(&code, &args, Language::En),
-            message_zh: words(&code, &args, Language::Zh),
+            message,
+            message_zh,
             code,
             args,
             stream: mark(STREAM),

@@ -314,6 +314,8 @@ pub struct DeadGroup {
     pub message: String,
     /// The same in Chinese.
     pub message_zh: String,
+    /// Whether others name something else, such as another value.
+    pub varies: bool,
     /// How many there are.
     pub count: u64,
     /// How many of them are open.

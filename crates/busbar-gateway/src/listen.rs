@@ -7,12 +7,12 @@ use socket2::{Domain, Socket, Type};
 
 use crate::limits::{LISTEN_BACKLOG, UDP_RECEIVE_BUFFER_BYTES};
 
-/// Listens on a TCP address. Returns the listener, which does not block, and its address with the port that the
-/// system chose.
+/// Listens on a TCP address, the value of a setting. Returns the listener, which does not block, and its address with
+/// the port that the system chose.
 ///
 /// # Errors
 /// *Configuration*: the port is taken, or the address cannot be used.
-pub fn bind_tcp(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+pub fn bind_tcp(address: SocketAddr, setting: &str) -> Result<(TcpListener, SocketAddr)> {
     let open = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
@@ -23,15 +23,15 @@ pub fn bind_tcp(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
         let local = listener.local_addr()?;
         Ok((listener, local))
     };
-    open().map_err(|cause| unusable(address, cause))
+    open().map_err(|cause| unusable(address, setting, cause))
 }
 
-/// Opens a UDP socket that receives at an address. Returns the socket, which does not block, and its address with
-/// the port that the system chose.
+/// Opens a UDP socket that receives at an address, the value of a setting. Returns the socket, which does not block,
+/// and its address with the port that the system chose.
 ///
 /// # Errors
 /// *Configuration*: the port is taken, or the address cannot be used.
-pub fn bind_udp(address: SocketAddr) -> Result<(UdpSocket, SocketAddr)> {
+pub fn bind_udp(address: SocketAddr, setting: &str) -> Result<(UdpSocket, SocketAddr)> {
     let open = || {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
@@ -42,10 +42,10 @@ pub fn bind_udp(address: SocketAddr) -> Result<(UdpSocket, SocketAddr)> {
         let local = socket.local_addr()?;
         Ok((socket, local))
     };
-    open().map_err(|cause| unusable(address, cause))
+    open().map_err(|cause| unusable(address, setting, cause))
 }
 
-fn unusable(address: SocketAddr, cause: std::io::Error) -> Error {
+fn unusable(address: SocketAddr, setting: &str, cause: std::io::Error) -> Error {
     let code = match cause.kind() {
         std::io::ErrorKind::AddrInUse => "gateway.port-in-use",
         std::io::ErrorKind::PermissionDenied => "gateway.port-denied",
@@ -53,5 +53,6 @@ fn unusable(address: SocketAddr, cause: std::io::Error) -> Error {
     };
     Error::new(Class::Configuration, code)
         .with("address", address)
+        .with("setting", setting)
         .caused_by(cause)
 }

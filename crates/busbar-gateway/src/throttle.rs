@@ -1,5 +1,7 @@
 //! Bounds how often a condition that clients can cause is logged.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use busbar_event::Micros;
@@ -26,6 +28,31 @@ impl Throttle {
         }
         self.left_out.fetch_add(1, Ordering::AcqRel);
         None
+    }
+
+    /// Warns that a connection ended beneath its protocol, such as in its TLS handshake. One that the other side just left
+    /// is no news.
+    pub fn log_broken(
+        &self,
+        now: Micros,
+        gateway: &str,
+        peer: Option<SocketAddr>,
+        error: &io::Error,
+        message: &'static str,
+    ) {
+        use io::ErrorKind as Kind;
+        let peer = peer.map(tracing::field::display);
+        let left = [
+            Kind::UnexpectedEof,
+            Kind::ConnectionReset,
+            Kind::ConnectionAborted,
+            Kind::BrokenPipe,
+        ];
+        if left.contains(&error.kind()) {
+            tracing::debug!(gateway, peer, %error, "{message}");
+        } else if let Some(left_out) = self.admit(now) {
+            tracing::warn!(gateway, peer, %error, left_out, "{message}");
+        }
     }
 }
 

@@ -58,19 +58,19 @@ impl MqttGateway {
         let mut addrs = LocalAddrs::default();
         let mut acceptors = Acceptors::default();
         for addr in &options.listen {
-            let (listener, local) = bind_tcp(*addr)?;
+            let (listener, local) = bind_tcp(*addr, "mqtt.listen")?;
             addrs.tcp.push(local);
             acceptors.tcp.push(listener);
         }
         if let Some(tls) = &options.tls {
             let rustls = Arc::new(server_tls(&tls.cert, &tls.key, tls.client_ca.as_deref())?);
-            let (listener, local) = bind_tcp(tls.listen)?;
+            let (listener, local) = bind_tcp(tls.listen, "mqtt.tls_listen")?;
             addrs.tls = Some(local);
             acceptors.tls.push((listener, rustls));
         }
         let packet_bytes_max = shared.limits.packet_bytes_max;
         if let Some(addr) = options.websocket {
-            let (listener, local) = bind_tcp(addr)?;
+            let (listener, local) = bind_tcp(addr, "websocket")?;
             addrs.websocket = Some(local);
             let upgrade = move |stream| -> Handshake {
                 Box::pin(async move {

@@ -36,6 +36,8 @@ pub struct Shared {
     pub refused_logins: Throttle,
     /// Bounds what is logged about refused publishes.
     pub refused_publishes: Throttle,
+    /// Bounds what is logged about connections that the gateway ends.
+    pub ended_connections: Throttle,
     /// QoS 2 publishes that failed after their connection was lost: the session's producer and sequence
     /// number.
     lost: Mutex<Vec<(Arc<str>, u64)>>,
@@ -97,6 +99,7 @@ impl Shared {
             groups: Mutex::default(),
             refused_logins: Throttle::default(),
             refused_publishes: Throttle::default(),
+            ended_connections: Throttle::default(),
             lost: Mutex::default(),
             next_expiry: AtomicI64::new(Micros::MAX),
         }

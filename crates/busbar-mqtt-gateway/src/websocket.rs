@@ -60,9 +60,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 }
 
 impl<S> WebSocket<S> {
-    fn broken(&mut self, code: CloseCode) -> io::Error {
+    fn broken(&mut self, code: CloseCode, why: String) -> io::Error {
         self.fault = Some(Fault { code, said: false });
-        io::Error::new(io::ErrorKind::InvalidData, code.to_string())
+        io::Error::new(io::ErrorKind::InvalidData, why)
     }
 }
 
@@ -122,17 +122,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
                 Some(Ok(Message::Binary(bytes))) => self.unread = bytes,
                 // MQTT comes in binary frames.
                 Some(Ok(Message::Text(_))) => {
-                    return Poll::Ready(Err(self.broken(CloseCode::Unsupported)));
+                    let why = "a WebSocket frame of text, where MQTT has binary ones".to_owned();
+                    return Poll::Ready(Err(self.broken(CloseCode::Unsupported, why)));
                 }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => {
-                    let code = match error {
-                        Error::Capacity(_) => CloseCode::Size,
-                        Error::Protocol(_) => CloseCode::Protocol,
-                        Error::Utf8(_) => CloseCode::Unsupported,
-                        error => return Poll::Ready(Err(into_io(error))),
+                    let (code, setting) = match &error {
+                        Error::Capacity(_) => (CloseCode::Size, " (limits.payload_size)"),
+                        Error::Protocol(_) => (CloseCode::Protocol, ""),
+                        Error::Utf8(_) => (CloseCode::Unsupported, ""),
+                        _ => return Poll::Ready(Err(into_io(error))),
                     };
-                    return Poll::Ready(Err(self.broken(code)));
+                    let why = format!("{error}{setting}");
+                    return Poll::Ready(Err(self.broken(code, why)));
                 }
             }
         }

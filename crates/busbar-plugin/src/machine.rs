@@ -151,7 +151,7 @@ impl WorkerDeath {
             WorkerDeath::Protocol(version) => new("plugin.protocol")
                 .with("version", version)
                 .with("known", PROTOCOL_VERSION),
-            WorkerDeath::Rubbish(error) => new("plugin.broke-protocol").with("cause", error),
+            WorkerDeath::Rubbish(error) => new("plugin.broke-protocol").with_error("cause", error),
             WorkerDeath::NotLoaded(failure) => failure.error(class, plugin),
             WorkerDeath::Lacks(library) => new("plugin.no-library").with("library", library),
             WorkerDeath::NotStarted(error) => error.clone(),

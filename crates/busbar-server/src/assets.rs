@@ -18,8 +18,8 @@ use rust_embed::RustEmbed;
 #[allow_missing = true]
 struct Console;
 
-/// Answers what no other route does: a file of the console, or its first page, which then shows
-/// what the path says. The path is looked up in a list inside the binary, never on a disk.
+/// Answers what no other route does: the console, which is one page, its files, and 404 for everything else. The path
+/// is looked up in a list inside the binary, never on a disk.
 pub(crate) async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let path = uri.path().trim_start_matches('/');
     if path == "api" || path.starts_with("api/") {
@@ -35,17 +35,13 @@ pub(crate) async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Respo
     if let Some(file) = Console::get(path).filter(|_| !path.is_empty()) {
         return answer(path, file, &headers);
     }
-    // A name with an extension is a file that is not there; others are pages of the console.
-    if path
-        .rsplit('/')
-        .next()
-        .is_some_and(|name| name.contains('.'))
-    {
-        return (StatusCode::NOT_FOUND, "not found\n").into_response();
-    }
     match Console::get("index.html") {
-        Some(file) => answer("index.html", file, &headers),
-        None => (
+        Some(file) if path.is_empty() => answer("index.html", file, &headers),
+        Some(file) if wants_page(path, &headers) => missing(&file),
+        _ if !path.is_empty() => {
+            crate::answer::Refusal::unknown("server.unknown-route", uri.path()).into_response()
+        }
+        _ => (
             StatusCode::OK,
             [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
             "Busbar is running; its console is not part of this build.\n\
@@ -56,6 +52,30 @@ pub(crate) async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Respo
         )
             .into_response(),
     }
+}
+
+/// Whether a path that is not there was typed or followed by a person. A name with an extension is a file that a page
+/// asks for.
+fn wants_page(path: &str, headers: &HeaderMap) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let mut accepted = headers.get_all(header::ACCEPT).iter();
+    !name.contains('.')
+        && accepted.any(|value| {
+            value
+                .to_str()
+                .is_ok_and(|value| value.contains("text/html"))
+        })
+}
+
+/// The console, which says that the path is none of its pages.
+fn missing(page: &rust_embed::EmbeddedFile) -> Response {
+    let page = String::from_utf8_lossy(&page.data);
+    let page = page.replacen("<head>", "<head><meta name=\"busbar-missing\">", 1);
+    let headers = [
+        (header::CONTENT_TYPE, content_type("index.html")),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (StatusCode::NOT_FOUND, headers, page).into_response()
 }
 
 fn answer(path: &str, file: rust_embed::EmbeddedFile, headers: &HeaderMap) -> Response {
@@ -174,12 +194,43 @@ mod tests {
     async fn the_first_page_is_there_with_or_without_a_console() {
         let response = get("/").await;
         assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(get("/flows/rain").await.status(), StatusCode::OK);
+        assert_eq!(get("/flows/rain").await.status(), StatusCode::NOT_FOUND);
         assert_eq!(get("/no-such.js").await.status(), StatusCode::NOT_FOUND);
         assert_eq!(get("/../Cargo.toml").await.status(), StatusCode::NOT_FOUND);
         assert_eq!(get("/api/v1/none").await.status(), StatusCode::NOT_FOUND);
         let post = serve(Method::POST, "/".parse().unwrap(), HeaderMap::new()).await;
         assert_eq!(post.status(), StatusCode::METHOD_NOT_ALLOWED);
+    }
+
+    #[tokio::test]
+    async fn a_person_who_mistypes_a_path_is_told_by_the_console() {
+        let ask = async |path: &str, accept: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            let response = serve(Method::GET, path.parse().unwrap(), headers).await;
+            assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path} {accept}");
+            let kind = response.headers()[header::CONTENT_TYPE].clone();
+            let body = axum::body::to_bytes(response.into_body(), 1 << 20).await;
+            let body = String::from_utf8(body.unwrap().to_vec()).unwrap();
+            (kind.to_str().unwrap().to_owned(), body)
+        };
+        let browser = "text/html,application/xhtml+xml,*/*;q=0.8";
+        for (path, accept) in [
+            ("/streems", "*/*"),
+            ("/streems.js", browser),
+            ("/api/v1/none", browser),
+            ("/api", browser),
+        ] {
+            let (kind, body) = ask(path, accept).await;
+            assert_eq!(kind, "application/json", "{path}");
+            assert!(body.contains("server.unknown-route"), "{path}: {body}");
+        }
+        if Console::get("index.html").is_none() {
+            return; // no console in this build
+        }
+        let (kind, body) = ask("/streems/rain", browser).await;
+        assert!(kind.starts_with("text/html"), "{kind}");
+        assert!(body.contains("<meta name=\"busbar-missing\">"), "{body}");
     }
 
     #[tokio::test]

@@ -110,9 +110,8 @@ impl Held {
         });
         let refused = |decoder: &mut MultiGzDecoder<DecodedBody<'_>>, cause: std::io::Error| {
             decoder.get_mut().refused.take().unwrap_or_else(|| {
-                let error = Error::new(Class::Permanent, "server.not-gzip")
-                    .with("why", bounded(&cause.to_string()));
-                Refusal::from(error)
+                tracing::debug!(%cause, "a body is not gzip");
+                Refusal::from(Error::new(Class::Permanent, "server.not-gzip"))
             })
         };
         while let Some(chunk) = body.next().await {
@@ -236,7 +235,8 @@ impl Write for DecodedBody<'_> {
 }
 
 fn broken(cause: axum::Error) -> Error {
-    Error::new(Class::Permanent, "server.body-broken").with("why", bounded(&cause.to_string()))
+    tracing::debug!(%cause, "the body of a request broke off");
+    Error::new(Class::Permanent, "server.body-broken")
 }
 
 fn too_large(bytes_max: usize) -> Refusal {

@@ -14,7 +14,8 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use busbar_event::{Class, Error};
-use busbar_log::Watched;
+use busbar_gateway::Throttle;
+use busbar_log::{Clock as _, SystemClock, Watched};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -57,6 +58,7 @@ impl Port {
             };
             Error::new(Class::Configuration, code)
                 .with("address", listen)
+                .with("setting", "http.listen")
                 .caused_by(cause)
         };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
@@ -82,6 +84,7 @@ impl Port {
             let peers = Peers::default();
             let open = Arc::new(OpenConnections::default());
             let connections = Arc::new(Semaphore::new(connections_max));
+            let log_lines = Arc::new(Throttle::default());
             loop {
                 let accepted = tokio::select! {
                     accepted = self.listener.accept() => accepted,
@@ -110,22 +113,40 @@ impl Port {
                 };
                 let (Some(permit), Some(link)) = (permit, link) else {
                     stats.refused.fetch_add(1, Ordering::Relaxed);
+                    if let Some(left_out) = log_lines.admit(SystemClock.now_micros()) {
+                        let message = "an HTTP connection was refused: there are too many";
+                        tracing::warn!(%peer, left_out, "{message}");
+                    }
                     continue;
                 };
                 let place = open.add(peer);
                 let _ = stream.set_nodelay(true);
-                let (router, tls, stop, stats) = (
+                let (router, tls, stop, stats, log_lines) = (
                     router.clone(),
                     self.tls.clone(),
                     stop.clone(),
                     stats.clone(),
+                    log_lines.clone(),
                 );
                 tokio::spawn(async move {
                     let _permit = permit;
                     stats.open.fetch_add(1, Ordering::Relaxed);
                     let place = Arc::new(place);
+                    let served = async {
+                        let Some(tls) = tls else {
+                            return serve(stream, link, place.clone(), router, stop).await;
+                        };
+                        match handshake(stream, tls).await {
+                            Ok(stream) => serve(stream, link, place.clone(), router, stop).await,
+                            Err(error) => {
+                                let now = SystemClock.now_micros();
+                                let message = "a TLS handshake failed";
+                                log_lines.log_broken(now, "http", Some(address), &error, message);
+                            }
+                        }
+                    };
                     tokio::select! {
-                        () = connection(stream, link, place.clone(), tls, router, stop) => {}
+                        () = served => {}
                         () = place.closed() => {}
                     }
                     stats.open.fetch_sub(1, Ordering::Relaxed);
@@ -165,24 +186,12 @@ async fn permit(
     freed.ok()?.ok()
 }
 
-async fn connection(
+async fn handshake(
     stream: TcpStream,
-    link: Link,
-    place: Arc<ConnectionPlace>,
-    tls: Option<TlsAcceptor>,
-    router: Router,
-    stop: watch::Receiver<bool>,
-) {
-    match tls {
-        None => serve(stream, link, place, router, stop).await,
-        Some(tls) => {
-            let limit = Duration::from_secs(HANDSHAKE_SECONDS_MAX);
-            // Whoever does not shake hands is nobody we know anything about.
-            if let Ok(Ok(stream)) = tokio::time::timeout(limit, tls.accept(stream)).await {
-                serve(stream, link, place, router, stop).await;
-            }
-        }
-    }
+    tls: TlsAcceptor,
+) -> std::io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+    let limit = Duration::from_secs(HANDSHAKE_SECONDS_MAX);
+    tokio::time::timeout(limit, tls.accept(stream)).await?
 }
 
 async fn serve(

@@ -30,6 +30,9 @@ pub(crate) struct Problem {
     /// What led to it, when that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
+    /// The same for readers of Chinese; what another system said is in its own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause_zh: Option<String>,
     /// For a query: the bytes of its text that are wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     span: Option<Span>,

@@ -101,19 +101,21 @@ impl SocketGateway {
         let held = same.map(|before| (&before.serving, before.address));
         let (socket, address) = match (spec.protocol, held) {
             (Transport::Tcp, Some((Serving::Tcp { listener, .. }, address))) => {
-                let listener = listener.try_clone().map_err(|e| unusable(spec, e))?;
+                let listener = listener.try_clone();
+                let listener = listener.map_err(|e| unusable(name, spec, e))?;
                 (BoundSocket::Tcp(listener, tls), address)
             }
             (Transport::Udp, Some((Serving::Udp { socket, .. }, address))) => {
-                let socket = socket.try_clone().map_err(|e| unusable(spec, e))?;
+                let socket = socket.try_clone();
+                let socket = socket.map_err(|e| unusable(name, spec, e))?;
                 (BoundSocket::Udp(socket), address)
             }
             (Transport::Tcp, _) => {
-                let (listener, address) = bind_tcp(resolve(spec)?)?;
+                let (listener, address) = bind_tcp(resolve(name, spec)?, &setting(name))?;
                 (BoundSocket::Tcp(listener, tls), address)
             }
             (Transport::Udp, _) => {
-                let (socket, address) = bind_udp(resolve(spec)?)?;
+                let (socket, address) = bind_udp(resolve(name, spec)?, &setting(name))?;
                 (BoundSocket::Udp(socket), address)
             }
         };
@@ -154,7 +156,9 @@ impl SocketGateway {
         let frame_bytes_max = frame_bytes_max.min(options.payload_bytes_max);
         let (scheme, serving) = match socket {
             BoundSocket::Tcp(listener, tls) => {
-                let kept = listener.try_clone().map_err(|e| unusable(&spec, e))?;
+                let kept = listener
+                    .try_clone()
+                    .map_err(|e| unusable(&name, &spec, e))?;
                 let admissions = Arc::new(Admissions::new(
                     options.connections_max.min(CONNECTIONS_MAX),
                     options.connections_per_second_max,
@@ -206,7 +210,7 @@ impl SocketGateway {
                 (scheme, serving)
             }
             BoundSocket::Udp(socket) => {
-                let kept = socket.try_clone().map_err(|e| unusable(&spec, e))?;
+                let kept = socket.try_clone().map_err(|e| unusable(&name, &spec, e))?;
                 let udp = UdpOptions {
                     name: name.clone(),
                     framing: spec.frame.as_ref().map(Framing::new),
@@ -291,17 +295,26 @@ impl Gateway for SocketGateway {
     }
 }
 
-fn resolve(spec: &GatewaySpec) -> Result<SocketAddr> {
+/// Where the address of a gateway is written.
+fn setting(name: &str) -> String {
+    format!("gateways/{name}.yaml (listen)")
+}
+
+fn resolve(name: &str, spec: &GatewaySpec) -> Result<SocketAddr> {
     let mut found = spec
         .listen
         .to_socket_addrs()
-        .map_err(|e| unusable(spec, e))?;
-    let none = || Error::new(Class::Configuration, "gateway.listen").with("address", &spec.listen);
-    found.next().ok_or_else(none)
+        .map_err(|e| unusable(name, spec, e))?;
+    found.next().ok_or_else(|| {
+        Error::new(Class::Configuration, "gateway.listen")
+            .with("address", &spec.listen)
+            .with("setting", setting(name))
+    })
 }
 
-fn unusable(spec: &GatewaySpec, cause: std::io::Error) -> Error {
+fn unusable(name: &str, spec: &GatewaySpec, cause: std::io::Error) -> Error {
     Error::new(Class::Configuration, "gateway.listen")
         .with("address", &spec.listen)
+        .with("setting", setting(name))
         .caused_by(cause)
 }

@@ -187,7 +187,18 @@ impl TcpSessions {
         shared.counters.closed.fetch_add(1, Relaxed);
         if let Some(left_out) = shared.log_lines.admit(now) {
             let (gateway, peer) = (&*shared.name, &*conn.peer);
-            tracing::warn!(gateway, peer, code, left_out, "a connection was closed");
+            let too_long = code == FrameFault::TooLong.code() && conn.phase == TcpPhase::Live;
+            let most = too_long.then_some(shared.frame_bytes_max);
+            let setting = too_long.then_some("frame_size");
+            tracing::warn!(
+                gateway,
+                peer,
+                code,
+                most,
+                setting,
+                left_out,
+                "a connection was closed"
+            );
         }
         conn.phase = TcpPhase::Closing;
         conn.refused = true;
@@ -472,6 +483,10 @@ impl Protocol for TcpSessions {
         let admission = shared.admissions.open_connection();
         if admission == Admission::Refused {
             shared.counters.closed.fetch_add(1, Relaxed);
+            if let Some(left_out) = shared.log_lines.admit(now) {
+                let (gateway, peer) = (&*shared.name, address.map(tracing::field::display));
+                tracing::warn!(gateway, peer, left_out, "a connection too many was refused");
+            }
             return None;
         }
         let peer = address.map_or_else(|| "unknown".to_owned(), |a| a.to_string());

@@ -354,23 +354,30 @@ fn own_password() -> Result<&'static str, Failure> {
 }
 
 /// Hints for the command line, by the code of the node's refusal.
-const HINTS: [(&str, &str); 4] = [
+const HINTS: &[(&str, &str)] = &[
     ("access.login-needed", "cli.login-how"),
+    ("access.unknown-token", "cli.tokens-how"),
+    ("access.unknown-user", "cli.users-how"),
+    ("flow.no-connection", "cli.connections-how"),
     ("flow.unknown", "cli.flows-how"),
+    ("orchestrate.unknown", "cli.orchestrations-how"),
+    ("plugin.unknown", "cli.plugins-how"),
+    ("server.copy-table", "cli.connections-how"),
+    ("server.unknown-api", "cli.apis-how"),
     ("server.unknown-flow", "cli.flows-how"),
     ("server.unknown-letter", "cli.dead-letters-how"),
 ];
 
 /// A refusal of the node, in the reader's language.
 pub fn refusal(status: u16, error: &Value) -> Failure {
-    let key = if language() == Language::Zh {
-        "message_zh"
-    } else {
-        "message"
+    let (key, cause) = match language() {
+        Language::Zh => ("message_zh", "cause_zh"),
+        Language::En => ("message", "cause"),
     };
     let text = error[key].as_str().or_else(|| error["message"].as_str());
     let mut text = text.unwrap_or_default().to_owned();
-    if let Some(cause) = error["cause"].as_str() {
+    let cause = error[cause].as_str().or_else(|| error["cause"].as_str());
+    if let Some(cause) = cause {
         text = format!("{text}: {cause}");
     }
     if let Some((_, hint)) = HINTS.iter().find(|(code, _)| error["code"] == *code) {
@@ -412,6 +419,17 @@ mod tests {
     fn a_filter_survives_the_query_string() {
         assert_eq!(escape("alarm/#"), "alarm%2F%23");
         assert_eq!(escape("电表-1"), "%E7%94%B5%E8%A1%A8-1");
+    }
+
+    #[test]
+    fn what_is_not_there_comes_with_the_command_that_lists_what_is() {
+        for (code, hint) in HINTS {
+            let error = serde_json::json!({ "class": "permanent", "code": code, "message": "no" });
+            let told = refusal(404, &error).error.to_string();
+            let hint = crate::say::line(hint, &[]);
+            assert!(hint.contains("`busbar "), "{code}: {hint}");
+            assert!(told.contains(&hint), "{code}: {told}");
+        }
     }
 
     #[test]

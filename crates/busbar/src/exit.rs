@@ -86,13 +86,7 @@ impl Failure {
 
     /// Prints it to standard error, for a command that goes on.
     pub fn print_warning(&self) {
-        let mut text = self.error.message(say::language());
-        let mut cause = std::error::Error::source(&self.error);
-        while let Some(why) = cause {
-            text = format!("{text}: {why}");
-            cause = why.source();
-        }
-        eprintln!("busbar: {text}");
+        eprintln!("busbar: {}", self.error.explained(say::language()));
     }
 }
 

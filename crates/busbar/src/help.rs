@@ -37,6 +37,8 @@ pub fn translated(program: Command, language: Language) -> Command {
 
 fn command(command: Command, path: &str, language: Language) -> Command {
     let about = text(language, &about_code(path));
+    // Where it means something else, it is not the program's.
+    let own_version = command.get_arguments().any(|arg| arg.get_id() == "version");
     let more = messages::template(language, &more_code(path));
     let mut command = dressed(command, language)
         .about(about)
@@ -49,9 +51,11 @@ fn command(command: Command, path: &str, language: Language) -> Command {
         let codes = text(language, "help.exit-codes");
         command = command.after_help(wrapped(codes, COLUMNS));
     }
+    if !own_version {
+        command = command.arg(switch("version", 'V', ArgAction::Version));
+    }
     command
         .arg(switch("help", 'h', ArgAction::Help))
-        .arg(switch("version", 'V', ArgAction::Version))
         .mut_args(|arg| argument(arg, path, language))
         .mut_subcommands(|below| {
             let path = joined(path, below.get_name());

@@ -108,6 +108,25 @@ fn no_english_is_left_in_chinese_help() {
 }
 
 #[test]
+fn no_option_of_a_command_means_two_things() {
+    for language in Language::ALL {
+        let mut program = in_language(crate::Cli::command(), language);
+        program.build();
+        walk(&program, "", &mut |command, path| {
+            let mut seen = BTreeSet::new();
+            for arg in command.get_arguments() {
+                let long = arg.get_long().map(|long| format!("--{long}"));
+                let short = arg.get_short().map(|short| format!("-{short}"));
+                let id = Some(arg.get_id().to_string());
+                for name in [long, short, id].into_iter().flatten() {
+                    assert!(seen.insert(name.clone()), "{path}: {name} twice");
+                }
+            }
+        });
+    }
+}
+
+#[test]
 fn chinese_help_is_asked_for_and_parsed_as_the_english_is() {
     let parse =
         |args: &[&str]| in_language(crate::Cli::command(), Language::Zh).try_get_matches_from(args);

@@ -6,6 +6,8 @@ use std::ops::Range;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 
+use crate::say;
+
 /// A complaint of a node about a text that was typed here.
 #[derive(Debug)]
 pub struct Complaint {
@@ -49,9 +51,53 @@ pub fn draw(diagnostic: &dyn miette::Diagnostic) -> String {
     };
     let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
     let mut text = String::new();
-    match handler.render_report(&mut text, diagnostic) {
-        Ok(()) => text,
-        Err(_) => diagnostic.to_string(),
+    // The library calls a hint by its English name.
+    if handler
+        .render_report(&mut text, &WithoutHelp(diagnostic))
+        .is_err()
+    {
+        text = diagnostic.to_string();
+    }
+    if let Some(help) = diagnostic.help() {
+        let help = say::line("cli.report-help", &[("help", help.to_string())]);
+        text.truncate(text.trim_end().len());
+        text.push_str(&format!("\n  {}\n", help.replace('\n', "\n        ")));
+    }
+    text
+}
+
+/// A report without its hint.
+struct WithoutHelp<'a>(&'a dyn miette::Diagnostic);
+
+impl fmt::Debug for WithoutHelp<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.0, f)
+    }
+}
+
+impl fmt::Display for WithoutHelp<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.0, f)
+    }
+}
+
+impl std::error::Error for WithoutHelp<'_> {}
+
+impl miette::Diagnostic for WithoutHelp<'_> {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.0.code()
+    }
+
+    fn severity(&self) -> Option<miette::Severity> {
+        self.0.severity()
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        self.0.source_code()
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
+        self.0.labels()
     }
 }
 

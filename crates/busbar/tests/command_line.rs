@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+#[path = "command_line/told.rs"]
+mod told;
+
 const READY_MAX: Duration = Duration::from_secs(120);
 const DENIED: i32 = 77;
 

@@ -840,6 +840,8 @@ export interface GroupView {
   step: string;
   /** How many there are, closed ones too. */
   total: number;
+  /** Whether others name something else, such as another value. */
+  varies: boolean;
 }
 
 /** Dead letters by cause. */
@@ -1343,6 +1345,8 @@ export interface Problem {
   args: Record<string, string>;
   /** What led to it, when that is known. */
   cause?: string | null;
+  /** The same for readers of Chinese; what another system said is in its own words. */
+  cause_zh?: string | null;
   /** `transient` (try again), `permanent` (do not) or `configuration` (somebody must change something). */
   class: string;
   /** The name for programs, such as `bus.disk-full`. */

@@ -41,7 +41,11 @@ class Router {
   route = $state.raw<Route>({ page: '', args: [], query: new URLSearchParams() });
 
   start(): void {
-    const read = () => (this.route = parse(location.hash));
+    // The node answers a path that it does not know with this page and a mark.
+    const lost = document.querySelector('meta[name="busbar-missing"]') !== null;
+    const read = () =>
+      (this.route =
+        lost && location.hash === '' ? { ...parse(''), page: location.pathname } : parse(location.hash));
     addEventListener('hashchange', read);
     read();
   }

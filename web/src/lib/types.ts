@@ -364,7 +364,7 @@ export type SqlResult = Fields<Api.Rows, 'columns' | 'rows' | 'truncated' | 'ela
 
 export type DeadGroup = Fields<
   Api.GroupView,
-  'flow' | 'step' | 'code' | 'cause' | 'count' | 'first' | 'last'
+  'flow' | 'step' | 'code' | 'cause' | 'varies' | 'count' | 'first' | 'last'
 > & {
   cause_zh?: string;
 };
@@ -424,8 +424,9 @@ export type ApiProblem = Fields<Api.Problem, 'code' | 'message'> & {
   args?: Record<string, string>;
   span?: { start: number; end: number } | null;
   suggestion?: string | null;
-  /** What a system below us said, in its own words. */
+  /** What led to it; what another system said is in its own words. */
   cause?: string;
+  cause_zh?: string;
   /** What a check found in files, with places. */
   diagnostics?: Diagnostic[];
 };

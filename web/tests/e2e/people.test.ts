@@ -38,6 +38,15 @@ test('a Chinese browser is met in Chinese, errors of the node included', async (
   await context.close();
 });
 
+test('a path that is no page is told to be none, and leads home', async ({ page, watch }) => {
+  watch.expected.push('/streems', 'status of 404');
+  const answer = await page.goto('/streems/rain');
+  expect(answer?.status()).toBe(404);
+  await expect(page.getByRole('heading', { level: 1 })).toHaveText('There is no such page');
+  await page.getByRole('link', { name: 'To the overview' }).click();
+  await expect(page.getByRole('heading', { level: 1 })).toHaveText('Overview');
+});
+
 test('the theme follows the system until it is chosen', async ({ page }) => {
   await page.emulateMedia({ colorScheme: 'dark' });
   await open(page);

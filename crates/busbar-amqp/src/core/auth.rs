@@ -112,7 +112,10 @@ impl<S: EventLog> Broker<S> {
                 match told {
                     true => self.close_connection(id, &fault, now),
                     // A client that does not know better takes a closed socket for a refused login.
-                    false => self.finish(id),
+                    false => {
+                        self.log_ending(id, &fault.text(), now);
+                        self.finish(id);
+                    }
                 }
             }
         }

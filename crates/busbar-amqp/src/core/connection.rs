@@ -132,7 +132,8 @@ impl<T> AmqpConn<T> {
 
 impl<S: EventLog> Broker<S> {
     /// The client speaks something else: it is told what is spoken here.
-    pub(super) fn refuse_header(&mut self, id: ConnId) {
+    pub(super) fn refuse_header(&mut self, id: ConnId, now: Micros) {
+        self.log_ending(id, "the client does not speak AMQP", now);
         self.counters.refusals.add(1);
         self.send(id, |out| out.extend_from_slice(PROTOCOL_HEADER));
         self.finish(id);
@@ -285,6 +286,8 @@ impl<S: EventLog> Broker<S> {
         conn.opened = now;
         conn.waits = false;
         let text = cut(&fault.text(), 255).to_owned();
+        self.log_ending(id, &text, now);
+        let Some(conn) = self.conn(id) else { return };
         if before != ConnStage::Header {
             conn.out.append(None, |out| {
                 encode::close(0, fault.code, &text, fault.method, out)
@@ -366,6 +369,7 @@ impl<S: EventLog> Broker<S> {
                 }
                 ConnStage::Closing | ConnStage::Done => continue,
                 _ if now - conn.opened > handshake_us => {
+                    self.log_ending(id, "the client did not open the connection in time", now);
                     self.counters.refusals.add(1);
                     self.finish(id);
                     continue;
@@ -390,6 +394,7 @@ impl<S: EventLog> Broker<S> {
                         self.v1_close(id, &fault, now);
                         continue;
                     }
+                    self.log_ending(id, "nothing was heard in time", now);
                     self.counters.refusals.add(1);
                     self.close_channels(id, now);
                     self.finish(id);

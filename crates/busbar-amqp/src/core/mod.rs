@@ -12,6 +12,7 @@ mod dead;
 mod declare;
 mod delete;
 mod deliver;
+mod ending;
 mod journal;
 mod live;
 mod publish;
@@ -24,7 +25,9 @@ use std::sync::Arc;
 use busbar_bus::Chunk;
 use busbar_event::Micros;
 use busbar_gateway::limits::{OUT_BYTES_LOW_PART, OUT_BYTES_STOP_READING};
-use busbar_gateway::{Admission, Admissions, ClientOrigin, ConnId, Effect, EventLog, OutputBudget};
+use busbar_gateway::{
+    Admission, Admissions, ClientOrigin, ConnId, Effect, EventLog, OutputBudget, Throttle,
+};
 use hashbrown::HashMap;
 
 use crate::codec::frame::{self, PROTOCOL_HEADER, kind};
@@ -93,6 +96,8 @@ pub struct Broker<S: EventLog> {
     on_the_way: Vec<(S::Ticket, QueueIndex, u64)>,
     journal: BrokerJournal,
     output_budget: OutputBudget,
+    /// Bounds what is logged about connections that are ended.
+    ended_connections: Throttle,
     effects: Vec<BrokerEffect>,
     awake: Vec<ConnId>,
     next_number: u64,
@@ -145,6 +150,7 @@ impl<S: EventLog> Broker<S> {
             on_the_way: Vec::new(),
             journal: BrokerJournal::default(),
             output_budget: OutputBudget::default(),
+            ended_connections: Throttle::default(),
             effects: Vec::new(),
             awake: Vec::new(),
             next_number: 1,
@@ -170,6 +176,7 @@ impl<S: EventLog> Broker<S> {
         let admission = self.admissions.open_connection();
         if admission == Admission::Refused {
             self.counters.refusals.add(1);
+            self.log_surplus(&origin, now);
             return None;
         }
         let surplus = admission == Admission::Surplus
@@ -251,7 +258,7 @@ impl<S: EventLog> Broker<S> {
                 };
                 let begun = &bytes[at..bytes.len().min(at + 8)];
                 if !headers.iter().any(|header| header.starts_with(begun)) {
-                    self.refuse_header(id);
+                    self.refuse_header(id, now);
                     return bytes.len();
                 }
                 if begun.len() < 8 {

@@ -364,7 +364,7 @@ fn read_yaml<T: DeserializeOwned>(
     read.map_err(|wrong| {
         let error = Error::new(Class::Configuration, "process.config")
             .with("element", &element.name)
-            .with("cause", wrong.error());
+            .with_error("cause", wrong.error());
         Diagnostic::new(document.file, document.text, element.span.clone(), error)
             .with_help(wrong.help().cloned())
     })

@@ -306,8 +306,9 @@ impl Decoder {
     #[cold]
     fn fhir_error(&self, reject: FhirReject) -> Error {
         match reject {
-            FhirReject::Json(bad) => Error::new(Class::Permanent, "event.fhir-json")
-                .with("detail", format!("byte {}: {}", bad.at, bad.why)),
+            FhirReject::Json(bad) => {
+                Error::new(Class::Permanent, "event.json-syntax").with("position", bad.at)
+            }
             FhirReject::NoResource => Error::new(Class::Permanent, "event.fhir-no-type"),
             FhirReject::Field(column, problem) => self.member_error(column, problem),
         }

@@ -18,7 +18,7 @@ pub struct JsonParts<'a> {
 pub struct NotJson {
     /// The byte.
     pub at: usize,
-    /// Why, in English.
+    /// Why: the code of a message.
     pub why: &'static str,
 }
 
@@ -87,23 +87,23 @@ impl<'a> JsonParts<'a> {
         mut member: impl FnMut(&'a str, Range<usize>),
     ) -> Result<Range<usize>, NotJson> {
         let start = self.position();
-        self.expect(b'{', "not an object")?;
+        self.expect(b'{', "event.json-not-object")?;
         if self.take(b'}') {
             return Ok(start..self.scanner.at);
         }
         loop {
             let from = self.position();
             if self.peek() != Some(b'"') {
-                return Err(self.bad("not a key in quotes"));
+                return Err(self.bad("event.json-key"));
             }
             let (key, _) = self.scanner.string().map_err(|fault| self.fault(fault))?;
-            self.expect(b':', "no colon after a key")?;
+            self.expect(b':', "event.json-colon")?;
             let value = self.part(1)?;
             member(&self.text[from..=key.to], value);
             if self.take(b'}') {
                 return Ok(start..self.scanner.at);
             }
-            self.expect(b',', "neither a comma nor the object's end")?;
+            self.expect(b',', "event.json-object-end")?;
         }
     }
 
@@ -112,7 +112,7 @@ impl<'a> JsonParts<'a> {
     /// # Errors
     /// When it is not JSON, or no array.
     pub fn array(&mut self, mut element: impl FnMut(Range<usize>)) -> Result<(), NotJson> {
-        self.expect(b'[', "not an array")?;
+        self.expect(b'[', "event.json-not-array")?;
         if self.take(b']') {
             return Ok(());
         }
@@ -121,7 +121,7 @@ impl<'a> JsonParts<'a> {
             if self.take(b']') {
                 return Ok(());
             }
-            self.expect(b',', "neither a comma nor the array's end")?;
+            self.expect(b',', "event.json-array-end")?;
         }
     }
 
@@ -156,14 +156,14 @@ impl<'a> JsonParts<'a> {
 
     fn fault(&self, fault: Fault) -> NotJson {
         let (at, why) = match fault {
-            Fault::End => (self.text.len(), "it ends too early"),
-            Fault::Syntax(at) => (at, "an unexpected character"),
-            Fault::Text(at) => (at, "a control character or an unknown escape in a string"),
-            Fault::Number(at) => (at, "not how a number is written"),
-            Fault::Depth(at) => (at, "nested too deep"),
-            Fault::Trailing(at) => (at, "text after the document"),
-            Fault::NotObject => (self.scanner.at, "not an object"),
-            Fault::Utf8(at) => (at, "not UTF-8"),
+            Fault::End => (self.text.len(), "event.json-ends-early"),
+            Fault::Syntax(at) => (at, "event.json-character"),
+            Fault::Text(at) => (at, "event.json-string"),
+            Fault::Number(at) => (at, "event.json-not-number"),
+            Fault::Depth(at) => (at, "event.json-deep"),
+            Fault::Trailing(at) => (at, "event.json-more"),
+            Fault::NotObject => (self.scanner.at, "event.json-not-object"),
+            Fault::Utf8(at) => (at, "event.json-utf8"),
         };
         NotJson { at, why }
     }
@@ -201,18 +201,18 @@ mod tests {
     #[test]
     fn faults_have_a_place_and_a_reason() {
         for (text, at, why) in [
-            ("{\n \"é\": x}", (2, 7), "an unexpected character"),
-            ("[1,", (1, 4), "it ends too early"),
-            ("[01]", (1, 2), "not how a number is written"),
+            ("{\n \"é\": x}", (2, 7), "event.json-character"),
+            ("[1,", (1, 4), "event.json-ends-early"),
+            ("[01]", (1, 2), "event.json-not-number"),
         ] {
             let bad = JsonParts::new(text).value().unwrap_err();
             assert_eq!((bad.place(text), bad.why), (at, why), "{text}");
         }
         for (text, at, why) in [
-            ("[]", 0, "not an object"),
-            ("{1:2}", 1, "not a key in quotes"),
-            ("{\"a\" 2}", 5, "no colon after a key"),
-            ("{\"a\":2 \"b\"", 7, "neither a comma nor the object's end"),
+            ("[]", 0, "event.json-not-object"),
+            ("{1:2}", 1, "event.json-key"),
+            ("{\"a\" 2}", 5, "event.json-colon"),
+            ("{\"a\":2 \"b\"", 7, "event.json-object-end"),
         ] {
             let bad = JsonParts::new(text).object(|_, _| {}).unwrap_err();
             assert_eq!(bad, NotJson { at, why }, "{text}");

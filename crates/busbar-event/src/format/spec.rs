@@ -8,6 +8,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::Hl7Options;
+use crate::{Class, Error};
 
 /// How the payloads of a stream are written. In a file it is a name, `json`, or a name with
 /// options, `csv: { delimiter: ";" }`.
@@ -160,11 +161,12 @@ impl<'de> Deserialize<'de> for FormatSpec {
                 };
                 match map.next_key::<String>()? {
                     None => Ok(format),
-                    Some(more) => Err(de::Error::custom(format_args!(
-                        "one format is enough: {} and {}",
-                        format.name(),
-                        crate::quote(&more)
-                    ))),
+                    Some(more) => {
+                        let error = Error::new(Class::Configuration, "event.format-two")
+                            .with("format", format.name())
+                            .with("other", crate::quote(&more));
+                        Err(de::Error::custom(error))
+                    }
                 }
             }
         }

@@ -59,6 +59,7 @@ impl Index {
                     code: letter.code,
                     message: String::new(),
                     message_zh: String::new(),
+                    varies: false,
                     count: 0,
                     open: 0,
                     first_micros: letter.died_micros,
@@ -81,6 +82,7 @@ impl Index {
             None => DEAD_GROUPS_MAX - 1,
         };
         let known = &mut self.groups[group];
+        known.varies |= known.count > 0 && known.message != letter.message;
         known.count += 1;
         known.open += u64::from(!self.closed.contains(&letter.id));
         known.message = letter.message;

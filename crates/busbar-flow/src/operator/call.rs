@@ -361,8 +361,8 @@ impl Calling {
             if *refusals >= tries {
                 let tried = Error::new(Class::Permanent, "flow.call-tried")
                     .with("tries", tries)
-                    .with("cause", &error);
-                return Ok(Err(tried.caused_by(error)));
+                    .with_error("cause", &error);
+                return Ok(Err(tried));
             }
         }
         Err(error)

@@ -86,7 +86,5 @@ impl FreedRows {
 
 /// An error behind which state has changed already: the flow begins again at its last checkpoint.
 pub(super) fn stopped(error: Error) -> Error {
-    Error::new(Class::Configuration, "flow.state-stopped")
-        .with("cause", error.to_string())
-        .caused_by(error)
+    Error::new(Class::Configuration, "flow.state-stopped").with_error("cause", &error)
 }

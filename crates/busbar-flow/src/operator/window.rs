@@ -500,9 +500,9 @@ fn failing(condition: Option<&Predicate>, aggregation: &Aggregation, rows: &Rows
 /// cannot be taken back: the flow stops and says why.
 pub(super) fn stops(error: Error) -> Error {
     match error.class() {
-        Class::Permanent => Error::new(Class::Configuration, "flow.window-aggregate")
-            .with("cause", &error)
-            .caused_by(error),
+        Class::Permanent => {
+            Error::new(Class::Configuration, "flow.window-aggregate").with_error("cause", &error)
+        }
         _ => error,
     }
 }

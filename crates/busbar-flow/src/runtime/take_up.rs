@@ -50,7 +50,7 @@ impl Runtime {
                 .with("partition", seat.key.partition)
                 .with("position", keeps.checkpoint.position)
                 .with("time", at)
-                .with("cause", cause.to_string());
+                .with_error("cause", &cause);
             tracing::error!(flow = %plan.name, %notice, "the state could not be read; the flow goes on from the copy of it");
             keeps.notice = Some(notice);
             Ok((chain, keeps))

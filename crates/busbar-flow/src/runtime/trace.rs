@@ -209,10 +209,12 @@ impl Runtime {
                     );
                 }
                 Err(NoPlan::Wrong(wrong)) => {
-                    let cause = wrong.first().map(ToString::to_string).unwrap_or_default();
-                    return Err(Error::new(Class::Configuration, "flow.trace-compile")
-                        .with("flow", &flow)
-                        .with("cause", cause));
+                    let error = Error::new(Class::Configuration, "flow.trace-compile");
+                    let error = error.with("flow", &flow);
+                    return Err(match wrong.first() {
+                        Some(first) => error.with_error("cause", first.error()),
+                        None => error.with("cause", ""),
+                    });
                 }
             };
             let is_it = |input: &crate::compile::InputPlan| {

@@ -1,6 +1,7 @@
 //! The task of one connection: moves bytes between its socket and the sessions.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -18,6 +19,7 @@ use super::Local;
 pub(super) struct Connection<S: Protocol, T> {
     local: Rc<Local<S>>,
     id: ConnId,
+    address: Option<SocketAddr>,
     stream: T,
     unflushed: bool,
     gone: bool,
@@ -26,10 +28,16 @@ pub(super) struct Connection<S: Protocol, T> {
 }
 
 impl<S: Protocol, T> Connection<S, T> {
-    pub fn new(local: Rc<Local<S>>, id: ConnId, stream: T) -> Connection<S, T> {
+    pub fn new(
+        local: Rc<Local<S>>,
+        id: ConnId,
+        address: Option<SocketAddr>,
+        stream: T,
+    ) -> Connection<S, T> {
         Connection {
             local,
             id,
+            address,
             stream,
             unflushed: false,
             gone: false,
@@ -191,8 +199,12 @@ impl<S: Protocol, T: AsyncRead + AsyncWrite + Unpin> Future for Connection<S, T>
                         continue;
                     }
                     this.leave();
-                    if !ended.is_err_and(|e| e.kind() == std::io::ErrorKind::InvalidData) {
-                        return Poll::Ready(());
+                    match ended {
+                        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                            let message = "a connection was closed";
+                            this.local.log_broken(this.address, &error, message);
+                        }
+                        _ => return Poll::Ready(()),
                     }
                     // The WebSocket layer has a close frame to send.
                     this.lingering = Some(Box::pin(sleep(LINGER_WAIT)));

@@ -30,6 +30,7 @@ use crate::limits::{
     CATCH_UP_READ_BYTES, HANDSHAKE_WAIT, READ_AGAIN_WAIT, READ_BYTES, STOP_WAIT, TICK,
 };
 use crate::protocol::{Effect, Protocol};
+use crate::throttle::Throttle;
 
 use connection::Connection;
 
@@ -112,6 +113,8 @@ struct Local<S: Protocol> {
     paused: RefCell<Vec<ConnId>>,
     buffer: RefCell<Vec<u8>>,
     stopping: Cell<bool>,
+    /// Bounds what is logged about connections that end beneath their protocol.
+    broken: Throttle,
 }
 
 /// Runs a worker thread.
@@ -180,6 +183,7 @@ async fn drive<S: Protocol>(seed: Seed<S>) {
         paused: RefCell::default(),
         buffer: RefCell::new(vec![0; READ_BYTES]),
         stopping: Cell::new(false),
+        broken: Throttle::default(),
     });
     if let Some(acceptors) = acceptors {
         local.accept(acceptors);
@@ -225,6 +229,17 @@ impl<S: Protocol> Local<S> {
             sessions.log().refresh();
         }
         sessions.tick(self.now());
+    }
+
+    /// Logs why a connection ended beneath its protocol.
+    fn log_broken(
+        &self,
+        address: Option<SocketAddr>,
+        error: &std::io::Error,
+        message: &'static str,
+    ) {
+        self.broken
+            .log_broken(self.now(), self.name, address, error, message);
     }
 
     /// Has the driver turn the sessions after the tasks that are ready now.
@@ -405,6 +420,7 @@ impl<S: Protocol> Local<S> {
         origin: ClientOrigin,
         paced: bool,
     ) {
+        let address = origin.address;
         let opened = self.sessions.borrow_mut().open(origin, paced, self.now());
         let Some(id) = opened else { return };
         let slot = id.slot as usize;
@@ -415,7 +431,7 @@ impl<S: Protocol> Local<S> {
             }
         }
         self.act();
-        tokio::task::spawn_local(Connection::new(Rc::clone(self), id, stream));
+        tokio::task::spawn_local(Connection::new(Rc::clone(self), id, address, stream));
     }
 
     fn serve_tls(self: &Rc<Self>, stream: TcpStream, config: Arc<rustls::ServerConfig>) {
@@ -434,8 +450,8 @@ impl<S: Protocol> Local<S> {
                     };
                     local.serve(stream, origin, true);
                 }
-                Ok(Err(error)) => tracing::debug!(%error, ?address, "a TLS handshake failed"),
-                Err(_) => tracing::debug!(?address, "a TLS handshake took too long"),
+                Ok(Err(error)) => local.log_broken(address, &error, "a TLS handshake failed"),
+                Err(late) => local.log_broken(address, &late.into(), "a TLS handshake failed"),
             }
         });
     }
@@ -450,8 +466,8 @@ impl<S: Protocol> Local<S> {
         tokio::task::spawn_local(async move {
             match tokio::time::timeout(HANDSHAKE_WAIT, handshake).await {
                 Ok(Ok(stream)) => local.serve(stream, address.into(), paced),
-                Ok(Err(error)) => tracing::debug!(%error, ?address, "a handshake failed"),
-                Err(_) => tracing::debug!(?address, "a handshake took too long"),
+                Ok(Err(error)) => local.log_broken(address, &error, "a handshake failed"),
+                Err(late) => local.log_broken(address, &late.into(), "a handshake failed"),
             }
         });
     }

@@ -58,7 +58,7 @@ impl<S: EventLog> Core<S> {
             None
         };
         if let Some((reason, detail)) = refusal {
-            self.refuse_connect(id, reason, detail);
+            self.refuse_connect(id, &connect.client_id, reason, detail);
             return Ok(());
         }
         if connect.client_id.is_empty() {
@@ -113,16 +113,18 @@ impl<S: EventLog> Core<S> {
                     let reason = reason.name();
                     tracing::warn!(client, peer, reason, left_out, "an MQTT login was refused");
                 }
-                return self.refuse_connect(id, reason, reason.name());
+                return self.answer_refused(id, reason, reason.name());
             }
         };
         if let Some(will) = &connect.will {
             let stream = log.stream_of(&will.topic);
             if busbar_event::topic::check(&will.topic).is_err() || is_reserved(&will.topic) {
-                return self.refuse_connect(id, Reason::TOPIC_NAME_INVALID, "will topic");
+                let client = &connect.client_id;
+                return self.refuse_connect(id, client, Reason::TOPIC_NAME_INVALID, "will topic");
             }
             if !identity.may_publish(&will.topic, &stream) {
-                return self.refuse_connect(id, Reason::NOT_AUTHORIZED, "will topic");
+                let client = &connect.client_id;
+                return self.refuse_connect(id, client, Reason::NOT_AUTHORIZED, "will topic");
             }
         }
         conn.unrestricted = identity.is_unrestricted();
@@ -134,7 +136,8 @@ impl<S: EventLog> Core<S> {
         let clean = connect.clean_start;
         match shared.claim(&session, number, id, now) {
             Claim::Full => {
-                self.refuse_connect(id, Reason::QUOTA_EXCEEDED, "too many sessions");
+                let client = &session.client;
+                self.refuse_connect(id, client, Reason::QUOTA_EXCEEDED, "too many sessions");
             }
             Claim::New => self.attach(id, connect, None, now),
             Claim::Over(session) => {
@@ -334,7 +337,9 @@ impl<S: EventLog> Core<S> {
         if ack.packet_len(version) > conn.packet_out_max {
             // The client was never connected, so its will is not published.
             conn.said_goodbye = true;
-            return self.refuse_connect(id, Reason::PACKET_TOO_LARGE, "");
+            let detail = "the client takes no packet as large as its CONNACK";
+            self.log_ending(id, None, Reason::PACKET_TOO_LARGE, detail, None);
+            return self.answer_refused(id, Reason::PACKET_TOO_LARGE, "");
         }
         conn.connack_gate = gate;
         conn.began_session = !present;

@@ -9,6 +9,7 @@
 mod catch_up;
 mod connections;
 mod deliver;
+mod ending;
 mod handshake;
 mod inbound;
 mod journal;
@@ -22,9 +23,7 @@ use std::sync::atomic::Ordering;
 
 use busbar_bus::{Chunk, Status};
 use busbar_event::Micros;
-use busbar_mqtt::{
-    Packet, Reason, Refusal, Split, Version, encode, packet_type, version_of_refused_connect,
-};
+use busbar_mqtt::{Packet, Reason, Split, packet_type};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -32,8 +31,8 @@ use parking_lot::Mutex;
 use crate::conn::{Conn, DiskRead, Eviction, Phase};
 use crate::group::Group;
 use crate::limits::{
-    CLOSE_WAIT_US, HELD_BYTES_MAX, OUT_BYTES_LOW_PART, OUT_BYTES_STOP_READING,
-    REASON_STRING_BYTES_MAX, RETAINED_TASKS_MAX, TICK_GAP_US,
+    CLOSE_WAIT_US, HELD_BYTES_MAX, OUT_BYTES_LOW_PART, OUT_BYTES_STOP_READING, RETAINED_TASKS_MAX,
+    TICK_GAP_US,
 };
 use crate::registry::Shared;
 use crate::state::{Session, SessionId};
@@ -160,6 +159,13 @@ impl<S: EventLog> Core<S> {
                 .counters
                 .refusals
                 .fetch_add(1, Ordering::Relaxed);
+            if let Some(left_out) = self.shared.ended_connections.admit(now) {
+                let peer = origin.address.map(tracing::field::display);
+                let most = self.shared.limits.connections_max;
+                let setting = "limits.connections";
+                let message = "an MQTT connection was refused: there are too many";
+                tracing::warn!(peer, most, setting, left_out, "{message}");
+            }
             return None;
         }
         let bytes_max = self.shared.limits.packet_bytes_max;
@@ -311,87 +317,6 @@ impl<S: EventLog> Core<S> {
             at += frame.len;
         }
         at
-    }
-
-    fn refuse_bytes(&mut self, id: ConnId, refusal: Refusal, bytes: &[u8]) {
-        if let Some(conn) = self.conn(id)
-            && matches!(conn.phase, Phase::Connect)
-        {
-            // The answer to a CONNECT is a CONNACK, in the version the client asked for.
-            let is_connect = bytes.first() == Some(&0x10);
-            match version_of_refused_connect(bytes).filter(|_| is_connect) {
-                Some(version) => {
-                    conn.version = version;
-                    return self.refuse_connect(id, refusal.reason, refusal.detail);
-                }
-                None => conn.version = Version::V311,
-            }
-        }
-        self.disconnect(id, refusal.reason, refusal.detail);
-    }
-
-    /// Sends DISCONNECT with the reason, where the version of MQTT has it, and closes. The will is published.
-    fn disconnect(&mut self, id: ConnId, reason: Reason, detail: &str) {
-        let live = self.conn(id).is_some_and(|c| c.is_live());
-        let Some(conn) = self.conn(id) else { return };
-        if matches!(conn.phase, Phase::Closing) {
-            return;
-        }
-        tracing::debug!(?reason, detail, peer = ?conn.origin.address, "closing an MQTT connection");
-        if conn.connack_gate.take().is_some() {
-            // CONNACK was not sent yet: it now carries the refusal, no will is published, and a session that
-            // began with this connection ends.
-            conn.out.drop_staged();
-            conn.said_goodbye = true;
-            if conn.began_session
-                && let Some(session) = conn.session.as_mut()
-            {
-                session.expiry_s = 0;
-            }
-            let reason = match reason.fits_connack() {
-                true => reason,
-                false => Reason::UNSPECIFIED_ERROR,
-            };
-            return self.refuse_connect(id, reason, detail);
-        }
-        let version = conn.version;
-        let text = Some(cut(detail)).filter(|t| !t.is_empty());
-        if live {
-            conn.out.drop_staged();
-            let bytes_max = conn.packet_out_max;
-            conn.out.append(None, |out| {
-                encode::disconnect(version, reason, text, bytes_max, out);
-            });
-        }
-        conn.phase = Phase::Closing;
-        conn.refused = true;
-        conn.partial = Vec::new();
-        self.shared
-            .counters
-            .refusals
-            .fetch_add(1, Ordering::Relaxed);
-        self.wake(id);
-    }
-
-    fn refuse_connect(&mut self, id: ConnId, reason: Reason, detail: &str) {
-        let Some(conn) = self.conn(id) else { return };
-        let version = conn.version;
-        let text = Some(cut(detail)).filter(|t| !t.is_empty());
-        let mut refusal = encode::ConnAck::refusal(reason, text);
-        if refusal.packet_len(version) > conn.packet_out_max {
-            refusal.reason_string = None;
-        }
-        if refusal.packet_len(version) <= conn.packet_out_max {
-            conn.out.append(None, |out| refusal.encode(version, out));
-        }
-        conn.phase = Phase::Closing;
-        conn.refused = true;
-        conn.partial = Vec::new();
-        self.shared
-            .counters
-            .refusals
-            .fetch_add(1, Ordering::Relaxed);
-        self.wake(id);
     }
 
     /// The bytes to write to the socket.
@@ -702,13 +627,3 @@ impl<S: EventLog> Core<S> {
 
 /// A map from partition names to numbers.
 pub(crate) type Numbers = HashMap<Arc<str>, u32, RandomState>;
-
-fn cut(text: &str) -> &str {
-    match text
-        .char_indices()
-        .find(|(at, _)| *at >= REASON_STRING_BYTES_MAX)
-    {
-        Some((at, _)) => &text[..at],
-        None => text,
-    }
-}

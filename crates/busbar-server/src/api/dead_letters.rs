@@ -276,6 +276,8 @@ struct GroupView {
     cause: String,
     /// The same in Chinese.
     cause_zh: String,
+    /// Whether others name something else, such as another value.
+    varies: bool,
     /// How many are open.
     count: u64,
     /// How many there are, closed ones too.
@@ -307,6 +309,7 @@ async fn groups(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<J
                 code: group.code,
                 cause: group.message,
                 cause_zh: group.message_zh,
+                varies: group.varies,
                 count: group.open,
                 total: group.count,
                 first: time::text(group.first_micros),

@@ -14,10 +14,7 @@ pub(super) fn check(headers: &HeaderMap) -> Answer<String> {
     if !has_word(headers, header::CONNECTION, "upgrade")
         || !has_word(headers, header::UPGRADE, "websocket")
     {
-        let refusal = refuse(
-            StatusCode::UPGRADE_REQUIRED,
-            "the request does not ask for a WebSocket",
-        );
+        let refusal = refuse(StatusCode::UPGRADE_REQUIRED, "server.websocket-not-asked");
         return Err(refusal
             .with_header(header::UPGRADE, HeaderValue::from_static("websocket"))
             .with_header(header::CONNECTION, HeaderValue::from_static("upgrade")));
@@ -26,7 +23,7 @@ pub(super) fn check(headers: &HeaderMap) -> Answer<String> {
         .get(header::SEC_WEBSOCKET_VERSION)
         .is_none_or(|version| version != "13")
     {
-        let refusal = refuse(StatusCode::UPGRADE_REQUIRED, "only version 13 is spoken");
+        let refusal = refuse(StatusCode::UPGRADE_REQUIRED, "server.websocket-version");
         return Err(refusal.with_header(
             header::SEC_WEBSOCKET_VERSION,
             HeaderValue::from_static("13"),
@@ -38,10 +35,7 @@ pub(super) fn check(headers: &HeaderMap) -> Answer<String> {
     });
     match key {
         Some(key) => Ok(derive_accept_key(key.as_bytes())),
-        None => Err(refuse(
-            StatusCode::BAD_REQUEST,
-            "the key is missing or not 16 bytes in base64",
-        )),
+        None => Err(refuse(StatusCode::BAD_REQUEST, "server.websocket-key")),
     }
 }
 
@@ -55,15 +49,18 @@ pub(super) fn switch(key: &str, protocol: Option<&'static str>) -> Answer<Respon
     if let Some(protocol) = protocol {
         response = response.header(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
-    response
-        .body(Body::empty())
-        .map_err(|cause| refuse(StatusCode::INTERNAL_SERVER_ERROR, &cause.to_string()))
+    response.body(Body::empty()).map_err(|cause| {
+        tracing::error!(%cause, "the answer to a WebSocket handshake could not be made");
+        let error = Error::new(Class::Transient, "server.failed-within");
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error)
+    })
 }
 
-pub(super) fn refuse(status: StatusCode, why: &str) -> Refusal {
+/// A refusal of a handshake; `why` is the code of its reason.
+pub(super) fn refuse(status: StatusCode, why: &'static str) -> Refusal {
     Refusal::new(
         status,
-        Error::new(Class::Permanent, "server.not-websocket").with("why", why),
+        Error::new(Class::Permanent, "server.not-websocket").with_text("why", why),
     )
 }
 

@@ -352,10 +352,8 @@ pub(crate) async fn read(body: Body) -> Answer<Bytes> {
     axum::body::to_bytes(body, BODY_BYTES_MAX)
         .await
         .map_err(|cause| {
-            Refusal::from(
-                Error::new(Class::Permanent, "server.body-broken")
-                    .with("why", bounded(&cause.to_string())),
-            )
+            tracing::debug!(%cause, "the body of a request broke off");
+            Refusal::from(Error::new(Class::Permanent, "server.body-broken"))
         })
 }
 

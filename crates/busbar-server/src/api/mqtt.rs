@@ -41,7 +41,7 @@ async fn upgrade(
     if protocol.is_none() {
         return Err(handshake::refuse(
             StatusCode::BAD_REQUEST,
-            "the subprotocol mqtt is not offered",
+            "server.websocket-protocol",
         ));
     }
     let upgraded = hyper::upgrade::on(&mut request);

@@ -1,7 +1,7 @@
 //! What is wrong with the JSON or the query of a request, in the API's own words: clients are shown neither the
 //! words of a library nor types of Rust.
 
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, Language, messages};
 
 use crate::answer::bounded;
 
@@ -26,7 +26,29 @@ pub(super) fn body(cause: &serde_json::Error) -> Error {
     }
     // A text of our own, such as that of a rule that does not parse; the library adds the place.
     let own = text.rsplit_once(" at line ").map_or(&*text, |(own, _)| own);
-    placed("server.bad-body").with("why", bounded(own))
+    match own_error(own) {
+        Some(error) => placed("server.bad-body").with_error("why", &error),
+        None => placed("server.bad-body").with("why", bounded(own)),
+    }
+}
+
+/// Errors of types that read themselves. The library keeps their English texts only.
+const OWN: [&str; 4] = [
+    "access.bad-rule",
+    "event.filter-wildcard",
+    "event.size",
+    "event.span",
+];
+
+/// The error whose text this is.
+fn own_error(text: &str) -> Option<Error> {
+    OWN.into_iter().find_map(|code| {
+        let (before, rest) = messages::template(Language::En, code)?.split_once('{')?;
+        let (name, behind) = rest.split_once('}')?;
+        // What led to it stands behind.
+        let (value, _) = text.strip_prefix(before)?.split_once(behind)?;
+        Some(Error::new(Class::Permanent, code).with(name, bounded(value)))
+    })
 }
 
 /// The error for a query string that could not be read.
@@ -132,6 +154,22 @@ mod tests {
             for foreign in ["u16", "expected", "invalid", "variant", "trailing"] {
                 assert!(!shown.contains(foreign), "{text}: {shown}");
             }
+        }
+    }
+
+    #[test]
+    fn a_rule_of_ours_is_refused_in_both_languages() {
+        #[derive(Debug, Deserialize)]
+        #[expect(dead_code, reason = "only parsed")]
+        struct Spanned {
+            age: busbar_event::Span,
+        }
+        let bad = serde_json::from_str::<Spanned>("{\"age\": \"5 parsec\"}").unwrap_err();
+        let error = body(&bad);
+        let span = Error::new(Class::Permanent, "event.span").with("text", "5 parsec");
+        for language in Language::ALL {
+            let said = error.message(language);
+            assert!(said.contains(&span.message(language)), "{said}");
         }
     }
 

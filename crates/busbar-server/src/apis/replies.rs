@@ -250,7 +250,7 @@ fn by_field(payload: &[u8], fields: &BTreeSet<String>) -> Option<String> {
 pub(crate) fn random<const N: usize>() -> Result<String, Error> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)
-        .map_err(|cause| Error::new(Class::Transient, "server.no-random").with("why", cause))?;
+        .map_err(|cause| Error::new(Class::Transient, "server.no-random").caused_by(cause))?;
     let mut text = String::with_capacity(2 * N);
     for byte in bytes {
         // Writing to a text cannot fail.

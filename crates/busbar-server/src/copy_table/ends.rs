@@ -16,12 +16,12 @@ pub(super) async fn find(
     same: Option<&str>,
 ) -> Result<(CopyEnd, Option<SurveyedTable>), Error> {
     let (connection, table) = named.split_once(':').unwrap_or((named, ""));
-    let mut end = end(app, connection)?;
     let table = match (table.is_empty(), same) {
         (true, Some(same)) => same,
         (true, None) => return Err(refusal("server.copy-table").with("text", named)),
         (false, _) => table,
     };
+    let mut end = end(app, connection)?;
     if same.is_some() && end.database == CopyDatabase::Driven {
         return Err(refusal("server.copy-driver-to")
             .with("connection", connection)

@@ -114,7 +114,7 @@ impl Inlet {
                 Worker::new(&bus, worker_shared).run();
                 watched.finish();
             })
-            .map_err(|cause| Error::new(Class::Transient, "server.no-thread").with("why", cause))?;
+            .map_err(|cause| Error::new(Class::Transient, "server.no-thread").caused_by(cause))?;
         let inlet = Inlet {
             shared: shared.clone(),
             thread: handle.thread().clone(),

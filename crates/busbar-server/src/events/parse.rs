@@ -270,7 +270,7 @@ impl Parsed {
         if !scanner.at_end() {
             let bad = NotJson {
                 at: scanner.position(),
-                why: "text after the array",
+                why: "event.json-more",
             };
             return Err(not_json(text, bad));
         }
@@ -294,7 +294,7 @@ impl Parsed {
                     Ok(_) if scanner.at_end() => None,
                     Ok(_) => Some(NotJson {
                         at: scanner.position(),
-                        why: "text after the document",
+                        why: "event.json-more",
                     }),
                     Err(bad) => Some(bad),
                 };
@@ -509,7 +509,7 @@ pub(crate) fn not_json(text: &str, bad: NotJson) -> Error {
     Error::new(Class::Permanent, "server.not-json")
         .with("line", line)
         .with("column", column)
-        .with("why", bad.why)
+        .with_text("why", bad.why)
 }
 
 #[cfg(test)]

@@ -219,7 +219,13 @@ fn bodies_that_are_nothing_are_refused_as_a_whole() {
         ("[1,", "server.not-json"),
         ("[] []", "server.not-json"),
     ] {
-        assert_eq!(parse(body).unwrap_err().code(), code, "{body}");
+        let error = parse(body).unwrap_err();
+        assert_eq!(error.code(), code, "{body}");
+        let chinese = error
+            .message(busbar_event::Language::Zh)
+            .replace("JSON", "");
+        let english = |letter: char| letter.is_ascii_alphabetic();
+        assert!(!chinese.contains(english), "{body}: {chinese}");
     }
     let many = format!("[{}]", vec!["1"; REQUEST_EVENTS_MAX + 1].join(","));
     assert_eq!(parse(&many).unwrap_err().code(), "server.too-many-events");

@@ -20,7 +20,7 @@ async fn start(context: &GatewayContext<'_>) -> Result<Started, Error> {
         return Ok(None);
     }
     let tls = match (
-        resolve(&amqp.tls_listen).await?,
+        resolve(&amqp.tls_listen, "amqp.tls_listen").await?,
         &amqp.tls_cert,
         &amqp.tls_key,
     ) {
@@ -36,7 +36,10 @@ async fn start(context: &GatewayContext<'_>) -> Result<Started, Error> {
         _ => None,
     };
     let options = AmqpOptions {
-        listen: resolve(&amqp.listen).await?.into_iter().collect(),
+        listen: resolve(&amqp.listen, "amqp.listen")
+            .await?
+            .into_iter()
+            .collect(),
         tls,
         connections_per_second_max: limits.connection_rate,
         limits: AmqpLimits {

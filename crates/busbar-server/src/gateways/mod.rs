@@ -109,12 +109,16 @@ pub(crate) fn listens(config: &Config) -> Vec<&str> {
 /// What stands for "do not listen".
 pub(crate) const OFF: &str = "off";
 
-/// The address that a setting means; `None` for `off`.
-pub(crate) async fn resolve(listen: &str) -> Result<Option<SocketAddr>, Error> {
+/// The address that `listen`, the value of a setting, means; `None` for `off`.
+pub(crate) async fn resolve(listen: &str, setting: &str) -> Result<Option<SocketAddr>, Error> {
     if listen == OFF {
         return Ok(None);
     }
-    let bad = || Error::new(Class::Configuration, "server.port-unusable").with("address", listen);
+    let bad = || {
+        Error::new(Class::Configuration, "server.port-unusable")
+            .with("address", listen)
+            .with("setting", setting)
+    };
     let mut found = tokio::net::lookup_host(listen)
         .await
         .map_err(|cause| bad().caused_by(cause))?;

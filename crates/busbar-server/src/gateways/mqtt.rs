@@ -31,7 +31,7 @@ async fn options(context: &GatewayContext<'_>) -> Result<MqttOptions, Error> {
     let config: &Config = context.config;
     let mqtt = &config.mqtt;
     let tls = match (
-        resolve(&mqtt.tls_listen).await?,
+        resolve(&mqtt.tls_listen, "mqtt.tls_listen").await?,
         &mqtt.tls_cert,
         &mqtt.tls_key,
     ) {
@@ -48,7 +48,10 @@ async fn options(context: &GatewayContext<'_>) -> Result<MqttOptions, Error> {
     };
     let payload_bytes_max = usize::try_from(config.limits.payload_size.as_bytes());
     Ok(MqttOptions {
-        listen: resolve(&mqtt.listen).await?.into_iter().collect(),
+        listen: resolve(&mqtt.listen, "mqtt.listen")
+            .await?
+            .into_iter()
+            .collect(),
         tls,
         websocket: None,
         cores: 0,

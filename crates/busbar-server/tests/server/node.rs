@@ -17,14 +17,15 @@ fn each_failure_to_start_has_its_code_and_one_line() {
         };
         assert_eq!(node.code(), code, "{error}");
         assert!(!error.to_string().contains('\n'), "{error}");
+        error.to_string()
     };
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut used = config();
     used.http.listen = taken.local_addr().unwrap().to_string();
-    refuse(used, 69, "server.port-in-use");
+    assert!(refuse(used, 69, "server.port-in-use").contains("http.listen"));
     let mut used = config();
     used.mqtt.listen = taken.local_addr().unwrap().to_string();
-    refuse(used, 69, "gateway.port-in-use");
+    assert!(refuse(used, 69, "gateway.port-in-use").contains("mqtt.listen"));
     let mut nonsense = config();
     nonsense.http.listen = "not an address".into();
     let error = start(&runtime, folder.path(), nonsense, None)

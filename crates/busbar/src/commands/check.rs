@@ -1,5 +1,6 @@
 //! `busbar check`: checks a project without running it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use busbar_catalog::{
@@ -42,17 +43,22 @@ pub fn run(args: &CheckArgs, json: bool) -> Result<(), Failure> {
 
 /// A project with all diagnostics; `None` when it cannot be read at all.
 pub fn load(dir: &Path) -> (Option<Project>, Vec<Diagnostic>) {
-    let (bundle, ignored) = match Bundle::read(dir) {
+    let (bundle, found) = match Bundle::read_partly(dir) {
         Ok(read) => read,
         Err(diagnostics) => return (None, diagnostics),
     };
-    let empty = empty(dir, &bundle);
-    let (project, mut diagnostics) = Project::parse(bundle);
-    diagnostics.extend(ignored);
+    let empty = empty(dir, &bundle).filter(|_| !has_errors(&found));
+    let (project, mut diagnostics) = Project::parse_beside(bundle, found);
     diagnostics.extend(empty);
-    if !has_errors(&diagnostics) {
-        diagnostics.extend(busbar_flow::check(&project, &connectors(dir)));
-    }
+    // A mistake that was found before is not told twice.
+    let place = |found: &Diagnostic| (found.file().to_owned(), found.span().start);
+    let errors = diagnostics
+        .iter()
+        .filter(|found| found.severity() == Severity::Error);
+    let known: BTreeSet<_> = errors.map(place).collect();
+    let flows = busbar_flow::check(&project, &connectors(dir)).into_iter();
+    diagnostics.extend(flows.filter(|found| !known.contains(&place(found))));
+    diagnostics.sort_by_key(place);
     (Some(project), diagnostics)
 }
 

@@ -19,6 +19,7 @@ use crate::say;
 /// CONNECTION:SCHEMA.*. A second table that is not there is made. The files are
 /// written to the project's folder; `busbar apply` sends them to the node, unless it runs that folder.
 #[derive(Debug, clap::Args)]
+#[command(disable_version_flag = true)]
 pub struct CopyTableArgs {
     /// The table to copy, or several.
     from: String,

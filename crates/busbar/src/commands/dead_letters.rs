@@ -104,7 +104,10 @@ pub fn run(args: &DeadLettersArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
     });
     match args.command.as_ref().unwrap_or(&all) {
         DeadLettersCommand::Groups => {
-            let answer = node.get("/api/v1/dead-letters/groups")?;
+            let mut answer = node.get("/api/v1/dead-letters/groups")?;
+            if !json {
+                mark_newest(&mut answer["groups"]);
+            }
             show(
                 &answer,
                 "groups",
@@ -220,6 +223,19 @@ fn redriven(answer: &Value, json: bool) {
     }
     if answer["cause"].is_object() {
         println!("{}", say::told(&answer["cause"]));
+    }
+}
+
+/// Says of causes that are those of one letter of many, where others name something else.
+fn mark_newest(groups: &mut Value) {
+    for group in groups.as_array_mut().into_iter().flatten() {
+        if group["varies"] == true {
+            let args = [
+                ("count", say::cell(&group["total"])),
+                ("cause", say::cell(&group[cause_member()])),
+            ];
+            group[cause_member()] = say::line("cli.newest-of", &args).into();
+        }
     }
 }
 

@@ -71,10 +71,15 @@ pub fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
             };
             let severity = say::line(severity, &[]);
             println!("{severity}  {}{place}", finding.file.display());
-            println!(
-                "    {}",
-                messages::text(say::language(), finding.code, &finding.args)
-            );
+            let language = say::language();
+            // Reasons are texts of the catalogue themselves.
+            let args = finding.args.iter().map(|(name, value)| {
+                let word = messages::code_of(value);
+                let word = word.and_then(|code| messages::template(language, code));
+                (*name, word.unwrap_or(value))
+            });
+            let args: Vec<_> = args.collect();
+            println!("    {}", messages::text(language, finding.code, &args));
         }
         let counts = [
             ("partitions", report.partitions.to_string()),

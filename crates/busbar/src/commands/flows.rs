@@ -39,6 +39,7 @@ enum FlowsCommand {
         to: u64,
     },
     /// Deploy an earlier version again.
+    #[command(disable_version_flag = true)]
     Rollback {
         /// The flow.
         #[arg(add = ArgValueCandidates::new(complete::flows))]

@@ -57,6 +57,7 @@ enum PluginCommand {
         follow: bool,
     },
     /// Deploy an earlier version of a plug-in again.
+    #[command(disable_version_flag = true)]
     Rollback {
         /// The plug-in.
         #[arg(add = ArgValueCandidates::new(complete::plugins))]

@@ -26,6 +26,7 @@ enum TraceCommand {
     /// Find messages in all streams, the newest first.
     Find(FindArgs),
     /// Show the way of a message through every step of the flows that took it.
+    #[command(disable_version_flag = true)]
     Show {
         #[command(flatten)]
         of: OfEvent,
@@ -40,6 +41,7 @@ enum TraceCommand {
         hops: usize,
     },
     /// Resend a message through a flow as it runs.
+    #[command(disable_version_flag = true)]
     Resend {
         #[command(flatten)]
         of: OfEvent,

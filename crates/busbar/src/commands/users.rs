@@ -186,7 +186,12 @@ pub fn user(args: &UserArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
             said(&answer, json, "cli.user-changed", name);
         }
         UserCommand::List => {
-            let answer = node.get("/api/v1/users")?;
+            let mut answer = node.get("/api/v1/users")?;
+            if !json {
+                for user in answer["users"].as_array_mut().into_iter().flatten() {
+                    user["rules"] = rules_text(&user["rules"]).into();
+                }
+            }
             let columns = ["name", "role", "rules"];
             listed(&answer, &answer["users"], &columns, "cli.no-users", json);
         }
@@ -302,6 +307,16 @@ fn said(answer: &Value, json: bool, code: &str, name: &str) {
     } else {
         println!("{}", say::line(code, &[("name", name.to_owned())]));
     }
+}
+
+/// Rules in one line, as `publish: a/#, b; read: stream:meter`; nothing where the role alone decides.
+fn rules_text(rules: &Value) -> String {
+    let rules = rules.as_object().into_iter().flatten();
+    let lists = rules.filter_map(|(kind, list)| {
+        let list: Vec<String> = list.as_array()?.iter().map(say::cell).collect();
+        Some(format!("{kind}: {}", list.join(", ")))
+    });
+    lists.collect::<Vec<_>>().join("; ")
 }
 
 fn listed(answer: &Value, list: &Value, columns: &[&str], none: &str, json: bool) {

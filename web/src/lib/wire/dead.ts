@@ -10,6 +10,7 @@ function group(v: Raw): DeadGroup {
     code: str(v.code),
     cause: str(v.cause),
     cause_zh: opt(v.cause_zh) ?? undefined,
+    varies: v.varies === true,
     count: num(v.count),
     first: str(v.first),
     last: str(v.last),

@@ -156,7 +156,7 @@ impl<S: EventLog> Broker<S> {
             (true, false) => conn.stage = ConnStage::Open,
             (false, true) => {
                 self.counters.logins_refused.add(1);
-                self.v1_refuse_login(id, SASL_REFUSED);
+                self.v1_refuse_login(id, SASL_REFUSED, now);
             }
             (false, false) => {
                 self.counters.logins_refused.add(1);
@@ -210,7 +210,7 @@ impl<S: EventLog> Broker<S> {
         let (performative, payload) = (read?, r.rest());
         match (conn.stage, performative) {
             (ConnStage::Start, Performative::SaslInit(mechanism, response)) => {
-                self.v1_sasl_init(id, mechanism, response);
+                self.v1_sasl_init(id, mechanism, response, now);
                 Ok(true)
             }
             (ConnStage::Open, Performative::Open(open)) => {
@@ -239,7 +239,12 @@ impl<S: EventLog> Broker<S> {
         }
     }
 
-    fn v1_refuse_login(&mut self, id: ConnId, code: u8) {
+    fn v1_refuse_login(&mut self, id: ConnId, code: u8, now: Micros) {
+        let reason = match code {
+            SASL_LATER => "the node has as many connections as it may have",
+            _ => "the login was refused",
+        };
+        self.log_ending(id, reason, now);
         self.send(id, |out| encode::sasl_outcome(code, out));
         self.finish(id);
         if let Some(conn) = self.conn(id) {
@@ -247,11 +252,11 @@ impl<S: EventLog> Broker<S> {
         }
     }
 
-    fn v1_sasl_init(&mut self, id: ConnId, mechanism: &str, response: &[u8]) {
+    fn v1_sasl_init(&mut self, id: ConnId, mechanism: &str, response: &[u8], now: Micros) {
         let Some(conn) = self.conn(id) else { return };
         if conn.surplus {
             self.counters.refusals.add(1);
-            return self.v1_refuse_login(id, SASL_LATER);
+            return self.v1_refuse_login(id, SASL_LATER, now);
         }
         let login = match mechanism {
             "PLAIN" => {
@@ -270,7 +275,7 @@ impl<S: EventLog> Broker<S> {
             Some((user, password)) => self.v1_log_in(id, user, password),
             None => {
                 self.counters.logins_refused.add(1);
-                self.v1_refuse_login(id, SASL_REFUSED);
+                self.v1_refuse_login(id, SASL_REFUSED, now);
             }
         }
     }
@@ -366,6 +371,7 @@ impl<S: EventLog> Broker<S> {
         conn.refused = true;
         conn.opened = now;
         conn.waits = false;
+        self.log_ending(id, &format!("{}: {}", fault.condition, fault.text), now);
         self.counters.refusals.add(1);
         if matches!(before, ConnStage::Header | ConnStage::Start) {
             return self.finish(id);

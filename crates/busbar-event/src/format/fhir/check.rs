@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::{is_fhir_id, is_resource_type};
-use crate::format::{JsonParts, json_unquote};
+use crate::format::{JsonParts, NotJson, json_unquote};
 use crate::limits::{FHIR_NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
 
 /// What every resource says of itself.
@@ -43,14 +43,16 @@ pub fn check_resource(text: &str) -> Result<FhirHead<'_>, FhirFault> {
         return Err(fault("", "event.fhir-large", PAYLOAD_BYTES_MAX.to_string()));
     }
     let mut whole = JsonParts::new(text);
-    let read = whole.value().map_err(|bad| (bad.place(text), bad.why));
-    let read = read.and_then(|place| match whole.at_end() {
+    let read = whole.value().and_then(|place| match whole.at_end() {
         true => Ok(place),
-        false => Err(((1, 1), "text after the document")),
+        false => Err(NotJson {
+            at: whole.position(),
+            why: "event.json-more",
+        }),
     });
-    let place = read.map_err(|((line, column), why)| {
-        let detail = format!("line {line}, column {column}: {why}");
-        fault("", "event.fhir-json", detail)
+    let place = read.map_err(|bad| {
+        let (line, column) = bad.place(text);
+        fault("", "event.fhir-json", format!("{line}:{column}"))
     })?;
     check_at(&text[place], "")
 }

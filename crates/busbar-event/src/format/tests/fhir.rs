@@ -60,7 +60,7 @@ fn what_is_no_resource_is_rejected() {
             (2, "event.member-type"),
             (3, "event.field-missing"),
             (4, "event.fhir-no-type"),
-            (5, "event.fhir-json"),
+            (5, "event.json-syntax"),
             (6, "event.fhir-no-type"),
             (7, "event.fhir-no-type"),
         ]
