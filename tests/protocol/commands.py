@@ -30,7 +30,7 @@ def case_mistakes_in_files_are_shown_where_they_are(world):
                      ("would read its own output",), ("回到了自己的输入",)),
         "a key twice": ("from: rain\n" + FLOW, "catalog.duplicate-key", "2:1", ("is given twice",), ("重复",)),
         "a tab": (FLOW.replace("  - select", "\t- select"), "catalog.tab", "4:1", ("tab",), ("制表符",)),
-        "a step": (FLOW.replace("where:", "wher:"), "catalog.unknown-value", "3:5", ("did you mean where?",),
+        "a step": (FLOW.replace("where:", "wher:"), "catalog.unknown-step", "3:5", ("did you mean where?",),
                    ("是否想写 where",)),
         "a table": (FLOW.replace("topic: alarm/${site}/rain", "table: peaks"), "catalog.unknown-table", "6:12",
                     ("peaks",), ("peaks",)),
