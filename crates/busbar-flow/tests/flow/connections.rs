@@ -368,8 +368,11 @@ fn a_source_goes_on_behind_what_it_was_told_to_be_kept() {
         eventually("a position", || fake.kept.lock().len() > told);
         world = world.restart(round % 2 == 0);
         let kept = fake.kept.lock().last().copied();
+        let opened = fake.resumed.lock().len();
         world.apply(&[IN, FAKE]);
-        let resumed = fake.resumed.lock().last().copied();
+        // It is opened after its project is applied.
+        eventually("the source", || fake.resumed.lock().len() > opened);
+        let resumed = fake.resumed.lock().get(opened).copied();
         assert!(resumed >= kept, "round {round}: {resumed:?} {kept:?}");
         world = world.restart(true);
     }
