@@ -76,7 +76,7 @@ pub use step::{
 pub use template::{Template, TemplatePart, Variable};
 pub use topology::{INBOX, check_topology, possible_streams};
 pub use tree::{Node, Path, PathItem, Source, Spot, Value};
-pub use unread::Unread;
+pub use unread::UnreadResources;
 pub use xsd::{
     ShapeAttribute, ShapeContent, ShapeElement, ShapeType, XsdColumns, XsdSchemas, XsdShape,
     columns_of_xsd, table_columns, xsd_of,

@@ -13,7 +13,7 @@ use crate::flow::FlowSpec;
 use crate::gateway::GatewaySpec;
 use crate::orchestration::OrchestrationSpec;
 use crate::tree::Source;
-use crate::unread::Unread;
+use crate::unread::UnreadResources;
 
 /// Every resource, by kind and name.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +37,7 @@ pub struct Project {
     /// The files it was read from.
     pub bundle: Bundle,
     /// Resources that are not here because their files have errors.
-    pub unread: Unread,
+    pub unread: UnreadResources,
 }
 
 /// A resource and the file that says it.

@@ -8,9 +8,9 @@ use crate::flow::{FlowSpec, OutputTarget};
 
 /// Resources whose files have errors of their own. Whether those that name them are right cannot be said.
 #[derive(Clone, Debug, Default)]
-pub struct Unread(BTreeSet<(Kind, String)>);
+pub struct UnreadResources(BTreeSet<(Kind, String)>);
 
-impl Unread {
+impl UnreadResources {
     /// Adds the resource of a file.
     pub(crate) fn add(&mut self, file: &str) {
         if let Ok((kind, name)) = Bundle::classify(file) {
