@@ -51,7 +51,10 @@ fn numbers(message: &Value) -> Vec<i64> {
 
 #[test]
 fn a_search_finds_every_match_in_either_order() {
-    let world = World::new(&[("streams/m.yaml", "topics: m/#\npartitions: 1\n")]);
+    let world = World::new(&[(
+        "streams/m.yaml",
+        "topics: m/#\npartitions: 1\nformat: json\n",
+    )]);
     publish(&world, 1_000);
     let every = |step: usize, first: usize| -> Vec<i64> {
         (first..1_000).step_by(step).map(|n| n as i64).collect()
