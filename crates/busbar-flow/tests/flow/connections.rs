@@ -435,18 +435,6 @@ fn a_row_is_named_by_the_event_that_it_was_made_from() {
     assert_eq!(*fake.names.lock(), expected.collect::<Vec<_>>());
 }
 
-/// Results of several events have no event to be named by.
-#[test]
-fn a_result_of_several_events_is_named_by_its_place() {
-    let (fake, world) = world(21);
-    let flow =
-        "from: in\nsteps:\n- sql: select max(id) as id from input\nto: [{ connection: fake }]\n";
-    world.apply(&[IN, FAKE, ("flows/f.yaml", flow)]);
-    world.publish("in/a/b", &readings(0..5));
-    world.settle("f");
-    assert_eq!(*fake.names.lock(), [(4, "5-0".to_owned())]);
-}
-
 #[test]
 fn a_flow_is_replayed_although_its_sink_is_down() {
     let (fake, world) = world(15);
