@@ -620,7 +620,7 @@ mod tests {
                 continue;
             }
             let source = std::fs::read_to_string(&path).unwrap();
-            for after in source.split("fn expecting").skip(1) {
+            for after in source.split(concat!("fn ", "expecting")).skip(1) {
                 let text = after.split_once("write_str(").map(|(_, text)| text);
                 let text = text.and_then(|text| text.trim_start().strip_prefix('"'));
                 let Some(text) = text.and_then(|text| text.split('"').next()) else {

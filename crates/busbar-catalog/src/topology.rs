@@ -512,7 +512,8 @@ mod tests {
                 ("catalog.unknown-stream", "outt"),
                 ("catalog.unknown-step", "were"),
                 ("catalog.unknown-table", "u"),
-                ("catalog.yaml-bracket", "["),
+                // At the end of the file.
+                ("catalog.yaml-bracket", ""),
                 ("catalog.unknown-key", "hto"),
             ]
         );

@@ -51,11 +51,11 @@ fn command(command: Command, path: &str, language: Language) -> Command {
         let codes = text(language, "help.exit-codes");
         command = command.after_help(wrapped(codes, COLUMNS));
     }
+    command = command.arg(switch("help", 'h', ArgAction::Help));
     if !own_version {
         command = command.arg(switch("version", 'V', ArgAction::Version));
     }
     command
-        .arg(switch("help", 'h', ArgAction::Help))
         .mut_args(|arg| argument(arg, path, language))
         .mut_subcommands(|below| {
             let path = joined(path, below.get_name());

@@ -43,7 +43,7 @@ test('a path that is no page is told to be none, and leads home', async ({ page,
   const answer = await page.goto('/streems/rain');
   expect(answer?.status()).toBe(404);
   await expect(page.getByRole('heading', { level: 1 })).toHaveText('There is no such page');
-  await page.getByRole('link', { name: 'To the overview' }).click();
+  await page.getByRole('link', { name: 'To the overview', exact: true }).click();
   await expect(page.getByRole('heading', { level: 1 })).toHaveText('Overview');
 });
 
