@@ -78,6 +78,7 @@ impl InstanceEngine {
     }
 
     /// Takes over the orchestrations of a project. A changed one is a new version; instances that run finish on theirs.
+    /// The changes of a deployment before must have been committed: the number of the newest version comes from the store.
     ///
     /// # Errors
     /// What the disk says, and what does not fit; then those before go on.

@@ -328,6 +328,7 @@ impl Work {
                     }
                     Message::Ended(name, key, reply) => self.wait_for_end(name, key, reply),
                     Message::Deploy(specs, compiler, reply) => {
+                        self.commit(now);
                         let done = self.engine.deploy(&specs, compiler, now);
                         is_deployed |= done.is_ok();
                         deployed.push((reply, done));
