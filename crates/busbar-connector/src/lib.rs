@@ -130,7 +130,8 @@ pub enum Polled {
 /// Events and how far they reach.
 #[derive(Debug)]
 pub struct Polling {
-    /// The events, with their topics. Without any, only the position and the note are kept.
+    /// The events, with their topics. Without any, only the position and the note are kept, and the source is polled again once
+    /// they are on the disk.
     pub batch: Batch,
     /// Which of several things the source reads (one file of many); empty when it reads one.
     pub part: Arc<str>,

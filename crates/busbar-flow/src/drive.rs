@@ -315,7 +315,18 @@ impl Driving {
         }
         self.status.lock().events += rows as u64;
         if let Some(position) = polling.position.last() {
-            self.keep(&polling.part, position, &polling.note);
+            let (done, kept) = oneshot::channel();
+            self.keep(&polling.part, position, &polling.note, done);
+            if rows == 0 {
+                // What comes next may be right only behind it: a snapshot behind the place where its changes begin.
+                tokio::select! {
+                    () = told(self.stopped.clone()) => return Ok(false),
+                    kept = kept => {
+                        let kept = kept.unwrap_or(Err(busbar_log::LogError::Closed));
+                        kept.map_err(busbar_bus::from_log)?;
+                    }
+                }
+            }
             source.committed(&polling.part, position);
         } else if let Position::Receipt(number) = polling.position {
             source.committed(&polling.part, number);
@@ -336,17 +347,26 @@ impl Driving {
         }
     }
 
-    /// Notes how far a part is committed. Not waited for: what is appended after it is recognised.
-    fn keep(&self, part: &Arc<str>, position: u64, note: &[u8]) {
+    /// Notes how far a part is committed; `done` hears when that is on the disk. Behind rows it is not waited for: those that
+    /// come again are recognised.
+    fn keep(
+        &self,
+        part: &Arc<str>,
+        position: u64,
+        note: &[u8],
+        done: oneshot::Sender<busbar_log::Result<()>>,
+    ) {
         let value = [&position.to_be_bytes(), note].concat();
         let put = Change::Put(self.key(part).into(), value.into());
         let (kept, of) = (Arc::clone(&self.kept), Arc::clone(part));
-        let done = move |result: busbar_log::Result<()>| {
+        let applied = move |result: busbar_log::Result<()>| {
             if result.is_ok() {
                 kept.lock().insert(of, position);
             }
+            // Nobody waits for most of them.
+            let _ = done.send(result);
         };
-        self.store.apply(vec![put], Some(Box::new(done)));
+        self.store.apply(vec![put], Some(Box::new(applied)));
         self.status
             .lock()
             .positions

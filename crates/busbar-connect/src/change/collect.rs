@@ -22,6 +22,8 @@ pub struct Collector {
     prefix: String,
     part: Arc<str>,
     resume: Resume,
+    /// How far streams hold rows of `stream` from before: what comes again up to here is left out of them.
+    reached: u64,
     /// Kept with the position of `stream`.
     pub note: Vec<u8>,
     /// What the names of producers begin with whose writes are left out.
@@ -51,7 +53,8 @@ pub struct Table {
     /// Behind the last batch of its snapshot.
     position: u64,
     pub progress: Progress,
-    /// Its snapshot was interrupted: what the chunks before saw is not known any more.
+    /// Its snapshot was interrupted: what the chunks before saw is not known any more, nor which of their rows streams hold. All
+    /// changes are published, also of rows that a later chunk reads: one of them may be there already.
     pub resumed: bool,
     pub count: SentRows,
     /// Its snapshot is taken, or was.
@@ -227,6 +230,7 @@ impl Collector {
             note: resume.note(&part).to_vec(),
             without: Vec::new(),
             echo: Echoed::default(),
+            reached: resume.reached(&part),
             prefix,
             part,
             resume,
@@ -243,6 +247,24 @@ impl Collector {
     /// Behind everything that was taken.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Behind everything that was taken, and that streams hold from before.
+    pub fn reached(&self) -> u64 {
+        self.position.max(self.reached)
+    }
+
+    /// Whether whole transactions come that streams hold from before: what is published of them now is left out.
+    pub fn repeats(&self) -> bool {
+        self.position < self.reached
+    }
+
+    /// Whether streams hold rows of the transaction under way from before.
+    pub fn repeats_transaction(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|transaction| {
+            let part = large_part(&self.prefix, transaction.place);
+            self.resume.reached(&part) > 0
+        })
     }
 
     /// How far everything is committed.

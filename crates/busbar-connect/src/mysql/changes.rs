@@ -126,7 +126,7 @@ impl MySqlChanges {
         } else if origin.gtids.is_empty() {
             return Err(lost(&server, &logs, shown(&logs, origin.place(position))));
         } else {
-            taken_over = Some(origin.taken_over(&identity, position));
+            taken_over = Some(origin.taken_over(&identity, collector.reached()));
         }
         let mut stream = server.open().await?;
         let from = match taken_over {
@@ -359,6 +359,13 @@ impl MySqlChanges {
         self.gtid.clone_from(&id);
         let position = self.origin.position(self.place);
         self.collector.begin(position, shown, id, time);
+        let mut held = self.tables.iter_mut().filter(|table| table.held.is_some());
+        if let Some(table) = held.next()
+            && self.collector.repeats_transaction()
+        {
+            // A change that takes the place of a row of the chunk may be left out.
+            table.held = None;
+        }
     }
 
     fn commit(&mut self) {
@@ -577,7 +584,7 @@ impl MySqlChanges {
             let order = followed.order.as_deref();
             let progress = held.as_ref().map_or(&table.progress, HeldChunk::progress);
             let is_read = progress.done;
-            if will_be_read(order, progress, &key) {
+            if !table.resumed && will_be_read(order, progress, &key) {
                 return;
             }
             let inside = held.as_mut().map_or(order.map(|_| false), |held| {
@@ -660,7 +667,9 @@ impl MySqlChanges {
             // What a chunk saw is compared with positions of this server only.
             return Ok(false);
         }
-        if waits || self.collector.in_transaction() {
+        // A change that takes the place of a row of a chunk has to be published, so that no chunk is read while changes are
+        // left out.
+        if waits || self.collector.in_transaction() || self.collector.repeats() {
             return Ok(false);
         }
         let Some(at) = self.tables.iter().position(|table| !table.is_read()) else {

@@ -53,6 +53,11 @@ pub struct Fake {
     /// What the source was told to be on the disk, and where it went on.
     kept: Mutex<Vec<u64>>,
     resumed: Mutex<Vec<u64>>,
+    /// Whether the source says where it begins, without rows, and behind which of these places it was polled again.
+    marks: AtomicUsize,
+    marked: Mutex<Vec<u64>>,
+    /// Where it was resumed by these places.
+    resumed_marks: Mutex<Vec<u64>>,
 }
 
 struct FakeSink(Arc<Fake>);
@@ -117,6 +122,8 @@ struct FakeSource {
     fake: Arc<Fake>,
     at: usize,
     hiccups: VecDeque<Class>,
+    /// The place that it has handed on without rows.
+    mark: Option<u64>,
 }
 
 impl Source for FakeSource {
@@ -124,6 +131,20 @@ impl Source for FakeSource {
         Box::pin(async move {
             if let Some(class) = self.hiccups.pop_front() {
                 return Err(error(class));
+            }
+            if let Some(mark) = self.mark.take() {
+                self.fake.marked.lock().push(mark);
+            }
+            let marks = self.fake.marks.load(Ordering::SeqCst) as u64;
+            if marks > 0 {
+                self.fake.marks.fetch_add(1, Ordering::SeqCst);
+                self.mark = Some(marks);
+                return Ok(Polled::Batch(Polling {
+                    batch: batch("in/x/y", &[]),
+                    part: "marks".into(),
+                    position: Position::End(marks),
+                    note: Vec::new(),
+                }));
             }
             let supply = self.fake.supply.lock().clone();
             let to = (self.at + 3).min(supply.len());
@@ -180,11 +201,14 @@ impl Connector for FakeConnector {
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         let at = context.resume.position("lines") as usize;
         self.0.resumed.lock().push(at as u64);
+        let mark = context.resume.position("marks");
+        self.0.resumed_marks.lock().push(mark);
         let hiccups = VecDeque::from([Class::Permanent]);
         let source = FakeSource {
             fake: Arc::clone(&self.0),
             at,
             hiccups,
+            mark: None,
         };
         Box::pin(async move { Ok(Box::new(source) as Box<dyn Source>) })
     }
@@ -379,6 +403,25 @@ fn a_source_goes_on_behind_what_it_was_told_to_be_kept() {
     world.apply(&[IN, FAKE]);
     eventually("all", || world.contents("in").len() >= 400);
     assert_eq!(ids(&world.contents("in")), (0..400).collect::<Vec<_>>());
+}
+
+/// A place that comes without rows is on the disk before the source is asked for what comes behind it.
+#[test]
+fn a_source_goes_on_behind_a_place_that_it_was_polled_behind() {
+    let (fake, mut world) = world(20);
+    fake.supply.lock().extend(readings(0..1));
+    fake.marks.store(1, Ordering::SeqCst);
+    for round in 0..20 {
+        let polled = fake.marked.lock().len();
+        world.apply(&[IN, FAKE]);
+        eventually("a place", || fake.marked.lock().len() > polled);
+        world = world.restart(round % 2 == 0);
+        let marked = fake.marked.lock().last().copied();
+        world.apply(&[IN, FAKE]);
+        let resumed = fake.resumed_marks.lock().last().copied();
+        assert!(resumed >= marked, "round {round}: {resumed:?} {marked:?}");
+        world = world.restart(true);
+    }
 }
 
 /// Nothing is kept of what will not come back; and if it does come back, the streams still know it.
