@@ -417,7 +417,9 @@ fn a_source_goes_on_behind_a_place_that_it_was_polled_behind() {
         eventually("a place", || fake.marked.lock().len() > polled);
         world = world.restart(round % 2 == 0);
         let marked = fake.marked.lock().last().copied();
+        let opened = fake.resumed_marks.lock().len();
         world.apply(&[IN, FAKE]);
+        eventually("it opens", || fake.resumed_marks.lock().len() > opened);
         let resumed = fake.resumed_marks.lock().last().copied();
         assert!(resumed >= marked, "round {round}: {resumed:?} {marked:?}");
         world = world.restart(true);
