@@ -724,6 +724,29 @@ mod tests {
         }
     }
 
+    /// What streams hold from before is left out when it comes again.
+    #[test]
+    fn what_streams_hold_repeats_until_it_has_passed() {
+        let resume = Resume {
+            positions: [("stream".to_owned(), 5)].into(),
+            farthest: ReachedPositions::new(|part| match part {
+                "stream" => 9,
+                "large:0000000000000010" => 3,
+                _ => 0,
+            }),
+            ..Resume::default()
+        };
+        let mut collector = Collector::new(0, resume);
+        let mut seen = vec![];
+        for (place, end) in [(6, 7), (8, 9), (16, 20)] {
+            collector.begin(place, String::new(), String::new(), 0);
+            seen.push((collector.repeats(), collector.repeats_transaction()));
+            collector.commit(end);
+        }
+        assert_eq!(seen, [(true, false), (true, false), (false, true)]);
+        assert_eq!(collector.reached(), 20);
+    }
+
     /// Columns are kept behind the transaction that tells them, and say nothing of a snapshot that nobody has taken.
     #[test]
     fn told_columns_are_kept_behind_their_transaction() {
