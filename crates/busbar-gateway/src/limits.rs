@@ -22,7 +22,7 @@ pub const OUT_BYTES_TOTAL_HIGH: usize = 256 * 1024 * 1024;
 /// Bytes waiting for one client above which it reads from the log, while there are many such clients.
 pub const OUT_BYTES_PRESSED: usize = 64 * 1024;
 /// Bytes of what waits for a client that lie together: a chunk of that much takes no more packets.
-pub const OUT_CHUNK_BYTES: usize = 256 * 1024;
+pub const OUT_CHUNK_BYTES: usize = 64 * 1024;
 /// Capacity of an output buffer that is kept when it is empty.
 pub const OUT_BYTES_KEEP: usize = 64 * 1024;
 /// Bytes of acknowledgements and answers that wait for a client that does not read. Above it
