@@ -71,6 +71,24 @@ export function operations(document: unknown): Operation[] {
   return all;
 }
 
+/** The texts of operations by their words in English; one that is not known stays as it is. */
+export function translated(all: Operation[], catalogue: Record<string, string>): Operation[] {
+  const said = (english: string): string => {
+    const key = textKey(english);
+    return Object.hasOwn(catalogue, key) ? catalogue[key]! : english;
+  };
+  return all.map((operation) => ({
+    ...operation,
+    title: said(operation.title),
+    description: said(operation.description),
+    parameters: operation.parameters.map((p) => ({ ...p, description: said(p.description) })),
+    answers: operation.answers.map((answer) => ({ ...answer, description: said(answer.description) })),
+  }));
+}
+
+/** What a catalogue has a text under: where its lines break makes no difference. */
+export const textKey = (english: string): string => english.replace(/\s+/g, ' ').trim();
+
 function parameter(p: Raw, schemas: Raw): Parameter[] {
   const where = p.in;
   if (where !== 'path' && where !== 'query') return [];

@@ -131,3 +131,54 @@ test('an answer for an event that was left is not shown at the next one', async 
   await expect(page.locator('[data-hop]')).toHaveCount(1);
   await expect(page.locator('[data-hop="later"]')).toBeVisible();
 });
+
+test('a message is found by a value at a path of its payload', async ({ page, node, watch }) => {
+  watch.expected.push('/api/v1/search');
+  node.write('streams/ward-lab.yaml', 'topics: ward-lab/+\nformat: json\nschema: { patient: json }\n');
+  node.write(
+    'streams/ward-adt.yaml',
+    'topics: ward-adt/+\nformat: hl7\nschema: { patient: { type: text, path: PID.3.1 } }\n',
+  );
+  await expect
+    .poll(async () => (await page.request.get(`${node.url}/api/v1/streams/ward-adt`)).status())
+    .toBe(200);
+  await node.lines('ward-lab/a', ['{"patient":{"id":"5511"}}', '{"patient":{"id":"5512"},"of":"5511"}']);
+  const message = 'MSH|^~\\&|A||||||ADT^A01|M1|P|2.5\rPID|1||5511^^^H';
+  const payload = Buffer.from(message).toString('base64');
+  await node.events([JSON.stringify({ topic: 'ward-adt/a', payload_base64: payload })]);
+
+  await open(page, '#/trace');
+  const field = page.locator('[data-search-field]');
+  const run = page.locator('[data-search-run]');
+  const fault = page.locator('[data-search-field-fault]');
+  const rows = page.locator('[data-found] tbody tr');
+
+  // What is no path with a value is refused at the field, and nothing is sent.
+  await field.fill('patient.id');
+  await run.click();
+  await expect(fault).toContainText('Write a path, =, and a value');
+  await expect(field).toHaveAttribute('aria-invalid', 'true');
+  await expect(page.locator('[data-progress]')).toHaveCount(0);
+  await accessible(page);
+
+  await field.fill('patient.id=5511');
+  await expect(fault).toHaveCount(0);
+  await run.click();
+  await expect(page.locator('[data-progress="done"]')).toContainText('1 found');
+  await expect(rows).toContainText('ward-lab/a');
+
+  await field.fill('PID.3.1=5511');
+  await run.click();
+  await expect(rows).toContainText('ward-adt/a');
+  await expect(rows).toHaveCount(1);
+  await fits(page);
+
+  // A path that the stream cannot have is refused by the node, and shown at the field.
+  await page.locator('form.bar select').selectOption('ward-adt');
+  await field.fill('patient=5511');
+  await run.click();
+  await expect(fault).toContainText('server.search-path');
+  await page.getByRole('button', { name: '中文' }).click();
+  await expect(page.getByLabel('载荷中某路径的值')).toBeVisible();
+  await page.getByRole('button', { name: 'English' }).click();
+});

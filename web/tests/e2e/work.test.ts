@@ -299,6 +299,14 @@ test('the API can be tried from its own description', async ({ page }) => {
   await expect(page.getByLabel('Response', { exact: true })).toContainText('"name": "meter"');
   await expect(page.locator('.curl')).toContainText('/api/v1/streams/meter');
   await accessible(page);
+  // It speaks the language of the console; what was typed stays.
+  await page.getByRole('button', { name: '中文' }).click();
+  const operation = page.getByRole('button', { name: /GET \/api\/v1\/streams\/\{name\} / });
+  await expect(operation).toContainText('一个流。');
+  await expect(page.locator('form').getByText('流的名称。')).toBeVisible();
+  await expect(page.locator('form').getByRole('textbox').first()).toHaveValue('meter');
+  await page.getByRole('button', { name: 'English' }).click();
+  await expect(operation).toContainText('One stream.');
 });
 
 test('gateways are listed; a connection has a page, is tested and says what it cannot do', async ({

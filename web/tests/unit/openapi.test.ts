@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { address, curl, operations } from '../../src/lib/openapi';
+import { readFileSync } from 'node:fs';
+import zh from '../../src/i18n/api.zh.json';
+import { address, curl, operations, textKey, translated } from '../../src/lib/openapi';
 
 const DOCUMENT = {
   paths: {
@@ -67,5 +69,45 @@ describe('the OpenAPI document', () => {
   it('may be anything without harm', () => {
     for (const bad of [null, 1, {}, { paths: [] }, { paths: { '/x': { get: null } } }])
       expect(operations(bad)).toBeInstanceOf(Array);
+  });
+});
+
+describe('the description of the node in Chinese', () => {
+  const path = new URL('../../../docs/reference/openapi.json', import.meta.url).pathname;
+  const all = operations(JSON.parse(readFileSync(path, 'utf8')));
+  const texts = (of: typeof all): string[] =>
+    of.flatMap((operation) => [
+      operation.title,
+      operation.description,
+      ...operation.parameters.map((p) => p.description),
+      ...operation.answers.map((answer) => answer.description),
+    ]);
+
+  it('has every text that the explorer shows, and no other', () => {
+    expect(all.length).toBeGreaterThan(50);
+    const shown = new Set(
+      texts(all)
+        .filter((text) => text !== '')
+        .map(textKey),
+    );
+    expect(Object.keys(zh).sort()).toEqual([...shown].sort());
+    const same = Object.entries(zh).filter(([, text]) => !/[\u4e00-\u9fff]/.test(text));
+    expect(same.map(([english]) => english).sort()).toEqual(['OpenAPI 3.1.']);
+  });
+
+  it('names the same fields and values', () => {
+    const code = (text: string): string[] =>
+      [...new Set([...text.matchAll(/`([^`]*)`/g)].map((match) => match[1]!))].sort();
+    for (const [english, text] of Object.entries(zh))
+      expect([english, code(text)]).toEqual([english, code(english)]);
+  });
+
+  it('takes the place of the English one', () => {
+    const [first] = translated(operations(DOCUMENT), { 'Read events.': '读取事件。', 'Events.': '事件。' });
+    expect([first?.title, first?.answers[0]?.description, first?.id]).toEqual([
+      '读取事件。',
+      '事件。',
+      'get_events',
+    ]);
   });
 });
