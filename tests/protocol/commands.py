@@ -239,10 +239,10 @@ def case_top_fits_the_terminal(world):
 def case_a_query_that_is_wrong_is_marked(world):
     node = world.start(world.project(streams__rain=STREAM))
     for query, word, code, words in (
-        ("select levl_mm from rain", "levl_mm", "sql.unknown-column", ("did you mean level_mm?", "───────")),
+        ("select levl_mm from rain", "levl_mm", "sql.unknown-column", ("did you mean level_mm?", "━━━━━━━")),
         ("selec 1", "selec", "sql.unexpected", ("selec",)),
-        ("select * from rian", "rian", "sql.unknown-relation", ("rian", "────")),
-        ("drop table rain", "drop", "sql.read-only", ("drop", "────")),
+        ("select * from rian", "rian", "sql.unknown-relation", ("rian", "━━━━")),
+        ("drop table rain", "drop", "sql.read-only", ("drop", "━━━━")),
     ):
         got, out, err = world.run("sql", query, BUSBAR_NODE=node.url)
         assert got == 78 and out == "" and code in err and all(word in err for word in words), (query, got, err)
@@ -286,7 +286,7 @@ def case_a_project_is_applied_compared_and_rolled_back(world):
     assert "level_mm >= 50" in source, source
     file.write_text(FLOW.replace("level_mm >= 50", "nosuch > 1"))
     got, out, err = world.run("apply", other, **at)
-    assert got == 1 and "nosuch" in err and "──" in err, (got, err)
+    assert got == 1 and "nosuch" in err and "━━" in err, (got, err)
     got, out, _ = world.run("apply", other, "--json", **at)
     assert got == 1 and json.loads(out)["diagnostics"], out
     for action, state in (("pause", "paused"), ("resume", "running")):

@@ -455,7 +455,7 @@ def case_a_flow_is_changed_while_events_stream(world):
     refused = wait_for("the refusal", lambda: node.ask("GET", "/api/v1/project").json().get("refused"))
     assert refused["diagnostics"][0]["code"] == "sql.unknown-column", refused
     assert (refused["diagnostics"][0]["line"], refused["diagnostics"][0]["column"]) == (3, 13), refused
-    assert "──" in node.said() and "did you mean n?" in node.said(), node.said()
+    assert "━━" in node.said() and "did you mean n?" in node.said(), node.said()
     wait_for("the overview", lambda: node.ask("GET", "/api/v1/overview").json()["refused"])
     code, out, _ = world.run("top", "--once", BUSBAR_NODE=node.url)
     assert code == 0 and "flows/f.yaml:3:13" in out, out

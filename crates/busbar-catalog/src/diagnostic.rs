@@ -122,7 +122,7 @@ impl Diagnostic {
     }
 
     /// The text of the file without secrets. Columns may be called as secrets are, and what their types are is none.
-    fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let of_columns = ["flows/", "streams/", "tables/"];
         match of_columns
             .iter()
@@ -133,22 +133,23 @@ impl Diagnostic {
         }
     }
 
-    /// The diagnostic as `miette` prints it, in a language.
-    pub fn printed(&self, language: Language) -> Printed {
-        let mut message = self.message(language);
-        if self.text.is_empty() && !self.file.is_empty() && !message.contains(&*self.file) {
-            // Nothing of the file is shown, so its name must be said.
-            message = format!("{}: {message}", self.file);
+    /// The message where its text is shown beside it, in a language. Where nothing of the file is shown it names the file.
+    pub fn headline(&self, language: Language) -> String {
+        let message = self.message(language);
+        match self.text.is_empty() && !self.file.is_empty() && !message.contains(&*self.file) {
+            true => format!("{}: {message}", self.file),
+            false => message,
         }
-        Printed {
-            message,
-            help: self.help.as_ref().map(|h| h.message(language)),
-            code: self.error.code(),
-            severity: self.severity,
-            source: miette::NamedSource::new(&*self.file, self.shown()),
-            // Of a place of several lines only the first is marked. An empty span would print no caret.
-            span: (self.span.start, self.first_line().len().max(1)),
-        }
+    }
+
+    /// What would be right, in a language.
+    pub fn hint(&self, language: Language) -> Option<String> {
+        self.help.as_ref().map(|help| help.message(language))
+    }
+
+    /// The bytes of the text that are marked: of a place of several lines only the first.
+    pub fn marked(&self) -> Range<usize> {
+        self.span.start..self.span.start + self.first_line().len()
     }
 }
 
@@ -193,55 +194,9 @@ impl Serialize for Diagnostic {
         out.serialize_field("args", &args)?;
         out.serialize_field("message", &self.message(Language::En))?;
         out.serialize_field("message_zh", &self.message(Language::Zh))?;
-        let help = |language| self.help.as_ref().map(|h| h.message(language));
-        out.serialize_field("help", &help(Language::En))?;
-        out.serialize_field("help_zh", &help(Language::Zh))?;
+        out.serialize_field("help", &self.hint(Language::En))?;
+        out.serialize_field("help_zh", &self.hint(Language::Zh))?;
         out.end()
-    }
-}
-
-/// A diagnostic in one language, for `miette`'s reporters.
-#[derive(Debug)]
-pub struct Printed {
-    message: String,
-    help: Option<String>,
-    code: &'static str,
-    severity: Severity,
-    source: miette::NamedSource<String>,
-    span: (usize, usize),
-}
-
-impl fmt::Display for Printed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Printed {}
-
-impl miette::Diagnostic for Printed {
-    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(self.code))
-    }
-    fn severity(&self) -> Option<miette::Severity> {
-        Some(match self.severity {
-            Severity::Error => miette::Severity::Error,
-            Severity::Warning => miette::Severity::Warning,
-        })
-    }
-    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.help
-            .as_ref()
-            .map(|h| Box::new(h) as Box<dyn fmt::Display>)
-    }
-    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        (!self.source.inner().is_empty()).then_some(&self.source as &dyn miette::SourceCode)
-    }
-    fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
-        // Where there is no text there is no place in it, and a frame around nothing helps nobody.
-        self.source_code()?;
-        let label = miette::LabeledSpan::new_primary_with_span(None, self.span);
-        Some(Box::new(std::iter::once(label)))
     }
 }
 

@@ -46,7 +46,7 @@ pub use config::{
     LimitsConfig, LogConfig, LogFormat, MqttConfig,
 };
 pub use connection::{ConnectionOptions, ConnectionSpec};
-pub use diagnostic::{Diagnostic, Printed, Severity, has_errors, suggest};
+pub use diagnostic::{Diagnostic, Severity, has_errors, suggest};
 pub use flow::{
     Expect, ExpectDead, ExpectEvent, ExpectLetter, FlowSpec, Given, OutputChange, OutputSpec,
     OutputTarget, ProcessNames, RelayBy, Start, TestSpec,

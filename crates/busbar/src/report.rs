@@ -1,16 +1,19 @@
-//! Reports with the line they are about and a caret under the word.
+//! Reports with the line they are about and a mark under the word.
 
-use std::fmt;
 use std::io::IsTerminal as _;
 use std::ops::Range;
 
-use miette::{GraphicalReportHandler, GraphicalTheme};
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use busbar_catalog::{Diagnostic, Severity};
 
 use crate::say;
 
-/// A complaint of a node about a text that was typed here.
+/// What is wrong with a text, as people see it.
 #[derive(Debug)]
 pub struct Complaint {
+    /// How bad it is.
+    pub severity: Severity,
     /// What is wrong.
     pub message: String,
     /// Its name for programs.
@@ -18,123 +21,69 @@ pub struct Complaint {
     /// What would be right.
     pub help: Option<String>,
     /// What the text is called.
-    pub name: &'static str,
-    /// The text.
+    pub name: String,
+    /// The text; nothing is drawn of an empty one.
     pub text: String,
     /// The place in it, in bytes.
     pub span: Range<usize>,
 }
 
 impl Complaint {
-    /// The complaint as people see it.
-    pub fn drawn(mut self) -> String {
-        let mut start = self.span.start.min(self.text.len());
-        while !self.text.is_char_boundary(start) {
-            start -= 1;
+    /// The complaint about a file of a project, in the reader's language.
+    pub fn of(diagnostic: &Diagnostic) -> Complaint {
+        let language = say::language();
+        Complaint {
+            severity: diagnostic.severity(),
+            message: diagnostic.headline(language),
+            code: diagnostic.error().code().to_owned(),
+            help: diagnostic.hint(language),
+            name: diagnostic.file().to_owned(),
+            text: diagnostic.shown(),
+            span: diagnostic.marked(),
         }
-        let end = self.span.end.clamp(start, self.text.len());
-        self.span = start..end;
-        draw(&Drawn {
-            source: miette::NamedSource::new(self.name, self.text.clone()),
-            about: self,
-        })
-    }
-}
-
-/// A report as a drawing, in colour where somebody sees it.
-pub fn draw(diagnostic: &dyn miette::Diagnostic) -> String {
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let theme = if color {
-        GraphicalTheme::unicode()
-    } else {
-        GraphicalTheme::unicode_nocolor()
-    };
-    let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
-    let mut text = String::new();
-    // The library calls a hint by its English name.
-    if handler
-        .render_report(&mut text, &WithoutHelp(diagnostic))
-        .is_err()
-    {
-        text = diagnostic.to_string();
-    }
-    if let Some(help) = diagnostic.help() {
-        let help = say::line("cli.report-help", &[("help", help.to_string())]);
-        text.truncate(text.trim_end().len());
-        text.push_str(&format!("\n  {}\n", help.replace('\n', "\n        ")));
-    }
-    text
-}
-
-/// A report without its hint.
-struct WithoutHelp<'a>(&'a dyn miette::Diagnostic);
-
-impl fmt::Debug for WithoutHelp<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.0, f)
-    }
-}
-
-impl fmt::Display for WithoutHelp<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self.0, f)
-    }
-}
-
-impl std::error::Error for WithoutHelp<'_> {}
-
-impl miette::Diagnostic for WithoutHelp<'_> {
-    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.0.code()
     }
 
-    fn severity(&self) -> Option<miette::Severity> {
-        self.0.severity()
+    /// The complaint as a drawing, in colour where somebody sees it.
+    pub fn drawn(&self) -> String {
+        let is_seen = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let renderer = match is_seen {
+            true => Renderer::styled(),
+            false => Renderer::plain(),
+        };
+        let (level, name) = match self.severity {
+            Severity::Error => (Level::ERROR, "cli.report-error"),
+            Severity::Warning => (Level::WARNING, "cli.report-warning"),
+        };
+        let title = level
+            .with_name(say::line(name, &[]))
+            .primary_title(&self.message)
+            .id(&self.code);
+        let snippet = (!self.text.is_empty()).then(|| {
+            let (marked, shown) = self.places();
+            Snippet::source(&self.text)
+                .path(&self.name)
+                .annotation(AnnotationKind::Primary.span(marked))
+                .annotations(shown.map(|line| AnnotationKind::Visible.span(line)))
+        });
+        let help = self.help.as_ref().map(|help| {
+            let name = say::line("cli.report-help", &[]);
+            Level::HELP.with_name(name).message(help)
+        });
+        let group = title.elements(snippet).elements(help);
+        let report = renderer.decor_style(DecorStyle::Unicode).render(&[group]);
+        format!("{report}\n")
     }
 
-    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        self.0.source_code()
-    }
-
-    fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
-        self.0.labels()
-    }
-}
-
-#[derive(Debug)]
-struct Drawn {
-    about: Complaint,
-    source: miette::NamedSource<String>,
-}
-
-impl fmt::Display for Drawn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.about.message)
-    }
-}
-
-impl std::error::Error for Drawn {}
-
-impl miette::Diagnostic for Drawn {
-    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(&self.about.code))
-    }
-
-    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        let help = self.about.help.as_ref()?;
-        Some(Box::new(help))
-    }
-
-    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        Some(&self.source)
-    }
-
-    fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
-        let span = &self.about.span;
-        // An empty span would print no caret.
-        let place = (span.start, span.len().max(1));
-        let label = miette::LabeledSpan::new_primary_with_span(None, place);
-        Some(Box::new(std::iter::once(label)))
+    /// The bytes that are marked, and those of the lines around them, all within the text and between characters.
+    fn places(&self) -> (Range<usize>, impl Iterator<Item = Range<usize>> + use<>) {
+        let text = &self.text;
+        let (start, end) = (self.span.start, self.span.end);
+        let start = text.floor_char_boundary(start.min(text.len()));
+        let end = text.ceil_char_boundary(end.clamp(start, text.len()));
+        let before = text[..start].rfind('\n').map(|at| at..at);
+        let after = text[end..].find('\n').map(|at| end + at + 1);
+        let after = after.filter(|at| *at < text.len()).map(|at| at..at);
+        (start..end, before.into_iter().chain(after))
     }
 }
 
@@ -142,33 +91,51 @@ impl miette::Diagnostic for Drawn {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_word_is_marked() {
-        let drawn = Complaint {
+    fn complaint(text: &str, span: Range<usize>) -> Complaint {
+        Complaint {
+            severity: Severity::Error,
             message: "there is no column \"nosuch\"".to_owned(),
             code: "sql.unknown-column".to_owned(),
-            help: Some("did you mean none?".to_owned()),
-            name: "query",
-            text: "select nosuch from t".to_owned(),
-            span: 7..13,
+            help: Some("did you mean none?\nor nothing?".to_owned()),
+            name: "query".to_owned(),
+            text: text.to_owned(),
+            span,
         }
-        .drawn();
-        assert!(drawn.contains("select nosuch from t"), "{drawn}");
-        assert!(drawn.contains("──────"), "{drawn}");
-        assert!(drawn.contains("did you mean none?"), "{drawn}");
+    }
+
+    #[test]
+    fn the_word_is_marked_between_the_lines_around_it() {
+        let text = "first\nsecond\nselect nosuch from t\nfourth\nfifth\n";
+        let drawn = complaint(text, 20..26).drawn();
+        assert_eq!(
+            drawn,
+            "error[sql.unknown-column]: there is no column \"nosuch\"
+  ╭▸ query:3:8
+  │
+2 │ second
+3 │ select nosuch from t
+  │        ━━━━━━
+4 │ fourth
+  │
+  ╰ help: did you mean none?
+          or nothing?
+"
+        );
     }
 
     #[test]
     fn a_place_outside_the_text_does_no_harm() {
-        let drawn = Complaint {
-            message: "wrong".to_owned(),
-            code: "x".to_owned(),
-            help: None,
-            name: "query",
-            text: "选择".to_owned(),
-            span: 4..99,
+        for (text, span) in [
+            ("选择", 4..99),
+            ("选择\n", 7..7),
+            ("选择\r\n\n", 50..60),
+            ("a\u{1b}[31m\tb", 1..2),
+            ("\n", 0..1),
+        ] {
+            let drawn = complaint(text, span).drawn();
+            assert!(drawn.contains("query:"), "{drawn}");
+            assert!(!drawn.contains('\u{1b}'), "{drawn}");
         }
-        .drawn();
-        assert!(drawn.contains("选择"), "{drawn}");
+        assert!(!complaint("", 0..5).drawn().contains("query"));
     }
 }

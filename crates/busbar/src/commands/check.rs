@@ -11,7 +11,8 @@ use busbar_connector::Connectors;
 use busbar_event::{Class, Error};
 
 use crate::exit::{self, Failure};
-use crate::{report, say};
+use crate::report::Complaint;
+use crate::say;
 
 /// Check a project without running it.
 #[derive(Debug, clap::Args)]
@@ -90,7 +91,7 @@ pub fn tell(diagnostics: &[Diagnostic], json: bool) {
         return;
     }
     for diagnostic in diagnostics {
-        eprintln!("{}", report::draw(&diagnostic.printed(say::language())));
+        eprintln!("{}", Complaint::of(diagnostic).drawn());
     }
 }
 

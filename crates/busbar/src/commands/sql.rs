@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io::{BufWriter, IsTerminal as _, Read as _, Write};
 
+use busbar_catalog::Severity;
 use busbar_event::{Class, Error};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -351,10 +352,11 @@ fn marked(failure: Failure, query: &str) -> Failure {
         say::line("catalog.did-you-mean", &name)
     });
     let drawn = Complaint {
+        severity: Severity::Error,
         message: failure.error.message(say::language()),
         code: say::cell(&told["code"]),
         help,
-        name: "sql",
+        name: "sql".to_owned(),
         text: query.to_owned(),
         span: start..end,
     }
