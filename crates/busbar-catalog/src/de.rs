@@ -321,6 +321,13 @@ impl<'de> Deserializer<'de> for &'de Node {
                     content: Some(node),
                 })
             }
+            Value::Map(entries) if entries.len() > 1 => {
+                let (first, second) = (&entries[0].0, &entries[1].0);
+                let error = Error::new(Class::Configuration, "catalog.keys-together")
+                    .with("first", quote(&first.text))
+                    .with("second", quote(&second.text));
+                Err(NodeError::from(What::Told(error)).at(&second.span))
+            }
             _ => Err(de::Error::invalid_type(
                 unexpected(&self.value),
                 &"a name, or one key with a value",
@@ -599,6 +606,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn keys_that_each_need_an_entry_of_their_own_are_named() {
+        let text = "from: in\nsteps:\n- where: a > 1\n  select: a\n";
+        let source = Source::parse("flows/f.yaml", text).unwrap();
+        let wrong = source.read::<crate::FlowSpec>().unwrap_err();
+        assert_eq!(wrong.word(), "select");
+        let message = wrong.message(busbar_event::Language::En);
+        let said = "where and select are written as one where only one of them may be";
+        assert!(message.starts_with(said), "{message}");
     }
 
     #[test]
