@@ -524,6 +524,15 @@ fn messages_that_cannot_be_taken_are_refused_with_the_reason() {
         assert!(answer.contains(end), "{bad}: {answer}");
         assert!(answer.contains(&format!("^HL70357|E|{why}|||")), "{answer}");
     }
+    // The name is not back in ASCII where it ends.
+    let japanese = format!("{head}M5|P|2.5||||||~ISO IR87\rPID|||||\x1b$B;3ED\rOBX|1");
+    socket.write_all(&as_block(&japanese)).expect("sending");
+    let answer = block(&mut socket);
+    assert!(answer.contains("MSA|AE|M5|"), "{answer}");
+    assert!(
+        answer.contains("character sets") && answer.contains("ISO IR87"),
+        "{answer}"
+    );
     socket
         .write_all(&as_block(&message("M4", "")))
         .expect("sending");
@@ -544,7 +553,7 @@ fn messages_that_cannot_be_taken_are_refused_with_the_reason() {
     assert!(block(&mut socket).contains("gateway.frame-mllp"));
     assert_eq!(rest(socket), "");
     let counts = world.until("refusals", |counts| counts.refusals_total >= 2);
-    assert_eq!(counts.events_refused_total, 5, "{counts:?}");
+    assert_eq!(counts.events_refused_total, 6, "{counts:?}");
 }
 
 #[test]

@@ -106,16 +106,22 @@ impl MessageMaker {
         }
         let time = self.zone.write(now).unwrap_or_default();
         let charset = self.charset.name();
-        for (field, text) in [
-            (7, time.as_str()),
-            (10, id),
-            (11, "P"),
-            (12, "2.5"),
-            (18, &charset),
+        let names = charset.split('~').map(Value::from);
+        let scheme = match self.charset.switches() {
+            true => Value::from("ISO 2022-1994"),
+            false => Value::Null,
+        };
+        for (field, value) in [
+            (7, Value::from(time)),
+            (10, Value::from(id)),
+            (11, Value::from("P")),
+            (12, Value::from("2.5")),
+            (18, Value::Array(names.collect())),
+            (20, scheme),
         ] {
             if !self.writer.has(*b"MSH", field) {
                 let path = Hl7Path::field(*b"MSH", field);
-                self.writer.set(&path, &Value::String(text.to_owned()))?;
+                self.writer.set(&path, &value)?;
             }
         }
         let text = self.writer.finish()?;

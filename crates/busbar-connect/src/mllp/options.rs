@@ -38,7 +38,8 @@ pub(super) struct Options {
     pub timeout: Span,
     /// What a message is made of: values by their path in it. Without it each payload is a message.
     pub message: Option<MessageValues>,
-    /// The character set of messages that are made: a name of MSH-18, such as `GB18030`; UTF-8 if not given.
+    /// The character set of messages that are made: a name of MSH-18, such as `GB18030`, or several with `~` between them, such as
+    /// `ISO IR6~ISO IR87` for Japanese; UTF-8 if not given.
     pub charset: Option<String>,
     /// The zone in which times are written into messages, such as `+08:00`; UTC if not given.
     pub zone: Option<String>,

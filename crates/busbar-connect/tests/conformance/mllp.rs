@@ -223,3 +223,29 @@ fn messages_are_made_of_columns() {
         (Class::Configuration, "mllp.column")
     );
 }
+
+#[test]
+fn messages_are_made_in_several_character_sets() {
+    let message = ", charset: 'ISO IR6~ISO IR87', message: { PID.5.1: '${note}', PID.5.2: x }";
+    let mut sending = Sending::new(message);
+    let rows = delivery("a/b", &["山田", "한", "plain"], 3);
+    let rejected = sending.write(&rows).expect("written");
+    let taken = sending.receiver.taken();
+    assert_eq!(taken.len(), 2, "{taken:?}");
+    assert!(
+        taken[0].contains("|ISO IR6~ISO IR87||ISO 2022-1994\r"),
+        "{}",
+        taken[0]
+    );
+    assert!(
+        taken[0].contains("PID|||||\x1b$B;3ED\x1b(B^x\r"),
+        "{}",
+        taken[0]
+    );
+    assert_eq!(value(&taken[0], "PID.5.1"), "山田");
+    assert_eq!(value(&taken[1], "PID.5.1"), "plain");
+    // Hangul is in none of them.
+    assert_eq!(rejected.len(), 1, "{rejected:?}");
+    assert_eq!(rejected[0].0, 1);
+    assert!(rejected[0].1.contains("ISO IR87"), "{}", rejected[0].1);
+}

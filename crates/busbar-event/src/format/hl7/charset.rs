@@ -2,7 +2,9 @@ use std::borrow::Cow;
 
 use encoding_rs::{BIG5, EUC_KR, Encoding, GB18030};
 
-/// A character set of messages, as MSH-18 names it (table 0211 of the standard).
+use super::switched::Switched;
+
+/// A character set of messages, or several, as MSH-18 names them (table 0211 of the standard).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hl7Charset(Kind);
 
@@ -12,7 +14,14 @@ enum Kind {
     /// ISO 8859-1: each byte is the character of that number.
     Latin1,
     Other(&'static Encoding),
+    /// Several, with escape sequences of ISO 2022 between them.
+    Switched(Switched),
 }
+
+/// Most letters and digits of a name.
+const NAME_LETTERS_MAX: usize = 24;
+/// Most names in MSH-18 that are looked at: more than can be read.
+const NAMES_MAX: usize = 8;
 
 impl Hl7Charset {
     /// UTF-8, and with it ASCII.
@@ -28,36 +37,35 @@ impl Hl7Charset {
         Hl7Charset(Kind::Other(EUC_KR)),
     ];
 
-    /// The character set of a name; `None` for one that is not read.
+    /// The character set of a name; `None` for one that is not read. Of several names, with `~` between them, the first is the one
+    /// that each field begins with, and escape sequences switch to the others; where no sequence leads to these, the first alone
+    /// counts.
     pub fn of(name: &str) -> Option<Hl7Charset> {
-        // Names differ in what stands between their letters and digits. Anything else is no part of a name: written again, as
-        // an escape sequence, it would be another one.
-        let is_between = |byte| matches!(byte, b' ' | b'-' | b'/' | b'_' | b'.' | b':');
-        if !name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || is_between(b))
-        {
-            return None;
+        let (first, others) = name.split_once('~').unwrap_or((name, ""));
+        let mut plain = vec![plain_name(first)?];
+        if first.len() < name.len() {
+            // A name that is none stands for no set.
+            let others = others.split('~').take(NAMES_MAX);
+            plain.extend(others.map(|other| plain_name(other).unwrap_or_else(|| "?".to_owned())));
         }
-        let mut plain = [0; 24];
-        let letters = name.bytes().filter(u8::is_ascii_alphanumeric);
-        let mut length = 0;
-        for letter in letters {
-            *plain.get_mut(length)? = letter.to_ascii_uppercase();
-            length += 1;
+        if let Some(switched) = Switched::of(plain.iter().map(String::as_str)) {
+            return Some(Hl7Charset(Kind::Switched(switched)));
         }
-        let kind = match &plain[..length] {
-            b"ASCII" | b"USASCII" | b"UTF8" | b"UNICODEUTF8" => Kind::Utf8,
-            b"88591" | b"ISO88591" | b"LATIN1" => Kind::Latin1,
-            b"GB18030" | b"GB180302000" | b"GB180302005" | b"GBK" | b"GB2312" | b"GB231280" => {
+        Hl7Charset::single(&plain[0])
+    }
+
+    fn single(plain: &str) -> Option<Hl7Charset> {
+        let kind = match plain {
+            "ASCII" | "USASCII" | "ISOIR6" | "UTF8" | "UNICODEUTF8" => Kind::Utf8,
+            "88591" | "ISO88591" | "LATIN1" => Kind::Latin1,
+            "GB18030" | "GB180302000" | "GB180302005" | "GBK" | "GB2312" | "GB231280" => {
                 Kind::Other(GB18030)
             }
-            b"BIG5" => Kind::Other(BIG5),
-            b"KSX1001" | b"EUCKR" => Kind::Other(EUC_KR),
+            "BIG5" => Kind::Other(BIG5),
+            "KSX1001" | "EUCKR" => Kind::Other(EUC_KR),
             other => {
-                let number = other.strip_prefix(b"ISO").unwrap_or(other);
-                let part = number.strip_prefix(b"8859")?;
-                let part: u8 = std::str::from_utf8(part).ok()?.parse().ok()?;
+                let number = other.strip_prefix("ISO").unwrap_or(other);
+                let part: u8 = number.strip_prefix("8859")?.parse().ok()?;
                 let label = match part {
                     // The ninth and the eleventh are not among the encodings of the web, which has their
                     // successors instead.
@@ -81,6 +89,7 @@ impl Hl7Charset {
                 "EUC-KR" => "KS X 1001".into(),
                 other => other.replace("ISO-8859-", "8859/").into(),
             },
+            Kind::Switched(sets) => sets.to_string().into(),
         }
     }
 
@@ -92,6 +101,7 @@ impl Hl7Charset {
             Kind::Other(encoding) => {
                 encoding.decode_without_bom_handling_and_without_replacement(bytes)
             }
+            Kind::Switched(sets) => sets.decode(bytes).ok().map(Cow::Owned),
         }
     }
 
@@ -107,8 +117,39 @@ impl Hl7Charset {
                 let (bytes, _, is_lossy) = encoding.encode(text);
                 (!is_lossy).then_some(bytes)
             }
+            Kind::Switched(sets) => sets.encode(text).map(Cow::Owned),
         }
     }
+
+    /// Whether escape sequences of ISO 2022 switch between several sets, which MSH-20 names `ISO 2022-1994`.
+    pub fn switches(self) -> bool {
+        matches!(self.0, Kind::Switched(_))
+    }
+
+    /// The byte at which a message that switches between its character sets cannot be read.
+    pub(super) fn switch_fault(self, bytes: &[u8]) -> Option<usize> {
+        match self.0 {
+            Kind::Switched(sets) => sets.decode(bytes).err(),
+            _ => None,
+        }
+    }
+}
+
+/// The letters and digits of a name, in capitals. Names differ in what stands between these. Anything else is no part of a name:
+/// written again, as an escape sequence, it would be another one.
+fn plain_name(name: &str) -> Option<String> {
+    let is_between = |byte| matches!(byte, b' ' | b'-' | b'/' | b'_' | b'.' | b':');
+    let mut plain = String::new();
+    for byte in name.bytes() {
+        match byte {
+            byte if byte.is_ascii_alphanumeric() && plain.len() < NAME_LETTERS_MAX => {
+                plain.push(char::from(byte.to_ascii_uppercase()));
+            }
+            byte if is_between(byte) => {}
+            _ => return None,
+        }
+    }
+    Some(plain)
 }
 
 #[cfg(test)]
@@ -127,6 +168,9 @@ mod tests {
             ("GB18030", "中", b"\xd6\xd0"),
             ("BIG-5", "中", b"\xa4\xa4"),
             ("KS X 1001", "한", b"\xc7\xd1"),
+            ("ISO IR87", "a亜", b"a\x1b$B0!\x1b(B"),
+            ("ISO IR6~ISO IR14~ISO IR87", "ｱ亜", b"\x1b(I1\x1b$B0!\x1b(B"),
+            ("8859/1~8859/2", "éł", b"\xe9\x1b-B\xb3"),
         ] {
             let charset = Hl7Charset::of(name).unwrap();
             assert_eq!(charset.decode(bytes).unwrap(), text, "{name}");
@@ -139,10 +183,15 @@ mod tests {
             "UNICODE UTF-16",
             "8859/9",
             "8859/x",
-            "ISO IR87",
+            "ISO IR100",
+            "~X",
             "GB1803\u{0}0",
         ] {
             assert_eq!(Hl7Charset::of(name), None, "{name}");
+        }
+        // Sets that no sequence leads to.
+        for name in ["GB 18030-2000~X", "GB18030~\u{0}", "GB18030~ISO IR87"] {
+            assert_eq!(Hl7Charset::of(name), Hl7Charset::of("GB18030"), "{name}");
         }
         let long = "8859".repeat(99);
         assert_eq!(Hl7Charset::of(&long), None);

@@ -7,6 +7,8 @@ use super::{Hl7Charset, Hl7Options, Hl7Path, Hl7Separators};
 use crate::limits::{HL7_BYTES_MAX, HL7_SEGMENTS_MAX};
 use crate::{Class, Error, Result};
 
+const ESC: u8 = 0x1b;
+
 /// Reads messages; keeps its buffers from one to the next.
 #[derive(Debug)]
 pub struct Hl7Reader {
@@ -89,16 +91,20 @@ impl Hl7Reader {
     /// The text of a payload, and its character set.
     fn text<'a>(&self, payload: &'a [u8]) -> Result<(Cow<'a, str>, Hl7Charset)> {
         let declared = declared(payload);
-        let is_open = matches!(declared, b"" | b"ASCII" | b"US-ASCII");
-        let (charset, name) = match declared {
-            _ if is_open => (Some(self.charset), self.charset.name()),
-            name => {
-                let name = String::from_utf8_lossy(name);
-                (Hl7Charset::of(&name), name)
-            }
+        let first = declared.split('~').next().unwrap_or_default();
+        let says_nothing = matches!(first, "" | "ASCII" | "US-ASCII" | "ISO IR6");
+        let named = match says_nothing && first.len() == declared.len() {
+            true => None,
+            false => Hl7Charset::of(&declared),
+        };
+        let is_open = says_nothing && !named.is_some_and(Hl7Charset::switches);
+        let (charset, name) = match is_open {
+            true => (Some(self.charset), self.charset.name()),
+            false => (named, declared),
         };
         if let Some(charset) = charset
             && payload.is_ascii()
+            && !(charset.switches() && payload.contains(&ESC))
         {
             let text = std::str::from_utf8(payload).unwrap_or_default();
             return Ok((Cow::Borrowed(text), charset));
@@ -113,8 +119,7 @@ impl Hl7Reader {
             .into_iter()
             .find_map(|charset| {
                 let text = charset.decode(payload)?;
-                let name = std::str::from_utf8(self::declared(text.as_bytes())).ok()?;
-                let is_declared = Hl7Charset::of(name) == Some(charset);
+                let is_declared = Hl7Charset::of(&self::declared(text.as_bytes())) == Some(charset);
                 is_declared.then_some((text, charset))
             });
         if let Some((text, charset)) = hidden {
@@ -126,7 +131,14 @@ impl Hl7Reader {
         }
         let code = match charset {
             None => "event.hl7-charset",
-            Some(_) => "event.hl7-charset-bytes",
+            Some(charset) => match charset.switch_fault(payload) {
+                Some(position) => {
+                    return Err(Error::new(Class::Permanent, "event.hl7-charset-switch")
+                        .with("charset", crate::quote(&name))
+                        .with("position", position));
+                }
+                None => "event.hl7-charset-bytes",
+            },
         };
         Err(Error::new(Class::Permanent, code).with("charset", crate::quote(&name)))
     }
@@ -227,8 +239,8 @@ pub(super) fn is_header(name: [u8; 3]) -> bool {
     matches!(&name, b"MSH" | b"FHS" | b"BHS")
 }
 
-/// MSH-18 up to its first repetition or component, as bytes of the payload; empty if there is none.
-fn declared(payload: &[u8]) -> &[u8] {
+/// The names in MSH-18 with `~` between them; empty if there is none.
+fn declared(payload: &[u8]) -> Cow<'_, str> {
     // Empty lines before the header are none of it.
     let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
     let begin = payload.iter().position(|byte| !is_end(byte));
@@ -236,13 +248,25 @@ fn declared(payload: &[u8]) -> &[u8] {
     let end = memchr::memchr2(b'\r', b'\n', payload).unwrap_or(payload.len());
     let header = &payload[..end];
     let Ok(of) = Hl7Separators::of(header) else {
-        return &[];
+        return Cow::Borrowed("");
     };
-    let field = header.split(|byte| *byte == of.field).nth(17);
-    let ends = |byte: &u8| Some(*byte) == of.repetition || *byte == of.component;
-    field
-        .and_then(|field| field.split(ends).next())
-        .map_or(&[], <[u8]>::trim_ascii)
+    let Some(field) = header.split(|byte| *byte == of.field).nth(17) else {
+        return Cow::Borrowed("");
+    };
+    let mut names = field
+        .split(|byte| Some(*byte) == of.repetition)
+        .map(|repetition| {
+            let component = memchr::memchr(of.component, repetition);
+            let name = &repetition[..component.unwrap_or(repetition.len())];
+            String::from_utf8_lossy(name.trim_ascii())
+        });
+    let mut all = names.next().unwrap_or_default();
+    for name in names {
+        let all = all.to_mut();
+        all.push('~');
+        all.push_str(&name);
+    }
+    all
 }
 
 /// Finds the segments of a text. They end with a carriage return, a line feed, or both.

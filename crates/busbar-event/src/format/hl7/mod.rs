@@ -13,6 +13,7 @@ mod message;
 mod options;
 mod path;
 mod separators;
+mod switched;
 mod time;
 mod write;
 

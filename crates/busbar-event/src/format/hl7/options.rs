@@ -10,7 +10,7 @@ use crate::{Class, Error, Result};
 #[serde(deny_unknown_fields, default)]
 pub struct Hl7Options {
     /// The character set of messages whose MSH-18 is empty or ASCII: `UNICODE UTF-8` (the default), `8859/1` to `8859/15`,
-    /// `GB 18030-2000`, `BIG-5`, `KS X 1001`.
+    /// `GB 18030-2000`, `BIG-5`, `KS X 1001`, or several with `~` between them, such as `ISO IR6~ISO IR87` for Japanese.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub charset: Option<String>,
     /// The zone of times that are written without one, such as `+08:00`; UTC if not given.

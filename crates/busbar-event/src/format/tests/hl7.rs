@@ -144,6 +144,7 @@ fn character_sets_are_what_the_header_says() {
         message("UNICODE UTF-8").into_bytes(),
         message("").into_bytes(),
         message("ASCII").into_bytes(),
+        message("~X").into_bytes(),
         b"MSH|^~\\&||||||||||||||||8859/1\rPID|||||\xe9".to_vec(),
         b"\r\nMSH|^~\\&||||||||||||||||8859/1\rPID|||||\xe9".to_vec(),
     ];
@@ -152,7 +153,17 @@ fn character_sets_are_what_the_header_says() {
     let wang = name("王丽");
     assert_eq!(
         values(&decoded.columns),
-        [&wang, &wang, &wang, &wang, &wang, &name("é"), &name("é")].map(Clone::clone)
+        [
+            &wang,
+            &wang,
+            &wang,
+            &wang,
+            &wang,
+            &wang,
+            &name("é"),
+            &name("é")
+        ]
+        .map(Clone::clone)
     );
     // Those that declare none, or ASCII wrongly, are in what the format says.
     let format = FormatSpec::Hl7(serde_json::from_str(r#"{"charset":"GB18030"}"#).unwrap());
@@ -166,6 +177,52 @@ fn character_sets_are_what_the_header_says() {
     let decoded = decode(&hl7(), &spec, &payloads(&[bytes]));
     assert_eq!(causes(&decoded), []);
     assert_eq!(values(&decoded.columns), [name("亅")]);
+}
+
+#[test]
+fn escape_sequences_switch_between_the_character_sets_of_the_header() {
+    let spec = spec(
+        r#"{"name":{"type":"text","path":"PID.5.1"},"given":{"type":"text","path":"PID.5.2"}}"#,
+    );
+    let message = |charset: &str, name: &[u8]| {
+        let mut message = format!("MSH|^~\\&||||||||||||||||{charset}|JPN\rPID|||||").into_bytes();
+        message.extend_from_slice(name);
+        message
+    };
+    let yamada = b"\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B^^^^^L^I\rOBX|1";
+    let rows = [
+        "~ISO IR87",
+        "ISO IR87",
+        "ISO IR6~ISO IR87",
+        "ISO IR14~ISO IR87^x",
+    ]
+    .map(|charset| message(charset, yamada));
+    let decoded = decode(&hl7(), &spec, &payloads(&rows));
+    assert_eq!(causes(&decoded), []);
+    let yamada = json!({"name":"山田","given":"太郎"});
+    assert_eq!(values(&decoded.columns), vec![yamada; 4]);
+    // The default of the format, for messages that declare none.
+    let format =
+        FormatSpec::Hl7(serde_json::from_str(r#"{"charset":"ISO IR6~ISO IR87"}"#).unwrap());
+    let rows = [message("", b"\x1b$B;3\x1b(J^plain")];
+    let decoded = decode(&format, &spec, &payloads(&rows));
+    assert_eq!(
+        values(&decoded.columns),
+        [json!({"name":"山","given":"plain"})]
+    );
+    let rows = [
+        message("~ISO IR87", b"\x1b$B;3ED\rOBX|1"),
+        message("~ISO IR87", b"\x1b(I1\x1b(B"),
+        message("~ISO IR87", "山".as_bytes()),
+    ];
+    let decoded = decode(&hl7(), &spec, &payloads(&rows));
+    let codes: Vec<&str> = causes(&decoded).into_iter().map(|(_, code)| code).collect();
+    assert_eq!(codes, ["event.hl7-charset-switch"; 3]);
+    let said = decoded.rejected[1].cause.to_string();
+    assert!(
+        said.contains("ISO IR87") && said.contains("byte 46"),
+        "{said}"
+    );
 }
 
 #[test]
