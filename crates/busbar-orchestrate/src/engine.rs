@@ -15,9 +15,7 @@ use crate::definition::Definition;
 use crate::instance::{
     Happened, HistoryRecord, Instance, InstanceStatus, PartFailure, ValueMap, Waiting,
 };
-use crate::limits::{
-    EARLY_EVENT_MICROS, FORGET_MAX, HISTORY_PAYLOAD_BYTES_MAX, INSTANCE_BYTES_MAX,
-};
+use crate::limits::{EARLY_EVENT_MICROS, FORGET_MAX, HISTORY_PAYLOAD_BYTES_MAX};
 use crate::machine::{Happening, PersonOrder};
 use crate::rules::{CallOutcome, PartRules, check_key};
 use crate::store::{self, InstanceStore, StoreChange};
@@ -599,15 +597,13 @@ impl InstanceEngine {
     /// What is to be written, all of it in one commit.
     pub fn take_changes(&mut self) -> Vec<StoreChange> {
         let mut changes = std::mem::take(&mut self.changes);
-        for ((name, key), (before, instance)) in std::mem::take(&mut self.touched) {
-            let bytes = store::write(&instance).unwrap_or_default();
-            if bytes.len() > INSTANCE_BYTES_MAX {
-                tracing::warn!(
-                    orchestration = name,
-                    key,
-                    bytes = bytes.len(),
-                    "an instance is large"
-                );
+        for ((name, key), (before, mut instance)) in std::mem::take(&mut self.touched) {
+            let mut bytes = store::write(&instance).unwrap_or_default();
+            if let Some(error) = store::too_large(bytes.len())
+                && self.outgrow(&mut instance, &error)
+            {
+                changes.append(&mut self.changes);
+                bytes = store::write(&instance).unwrap_or_default();
             }
             if instance.status.has_ended() && !before.is_some_and(InstanceStatus::has_ended) {
                 let keep = self.version(&name, instance.version);
@@ -625,6 +621,27 @@ impl InstanceEngine {
         }
         self.early.clear();
         changes
+    }
+
+    /// Lets an instance wait for a person that has outgrown a bound. False if it cannot: it goes back, or has ended.
+    fn outgrow(&mut self, instance: &mut Instance, error: &Error) -> bool {
+        let (before, now) = (instance.status, instance.changed);
+        let Some(record) = instance.outgrow(error, now) else {
+            return false;
+        };
+        if let Some(failure) = record.failure.clone() {
+            self.issues.push(Issue::Alarm {
+                instance: (instance.name.clone(), instance.key.clone()),
+                place: String::new(),
+                undo: false,
+                failure: Some(failure),
+            });
+        }
+        if let Err(error) = self.records(instance, vec![record]) {
+            tracing::error!(%error, "a record of a history is lost");
+        }
+        self.count(Some(before), instance);
+        true
     }
 
     /// What is to be issued once the changes are on the disk.

@@ -52,6 +52,16 @@ pub struct Instance {
     pub answer: Option<Json>,
     /// Records in its history.
     pub records: u64,
+    /// How many there were when a person last let it go on; those since then count against the bound.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub records_before: u64,
+    /// The bound that it has outgrown: nothing new begins before a person has decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outgrown: Option<PartFailure>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What an instance is at.
@@ -291,9 +301,9 @@ pub enum Waiting {
         /// The part.
         part: usize,
     },
-    /// A person who decides what becomes of a call that cannot go on.
+    /// A person who decides what becomes of a call that cannot go on, or of an instance that has outgrown a bound.
     Decision {
-        /// Where.
+        /// Where; empty for the instance as a whole.
         place: String,
         /// It is the call that undoes the part.
         undo: bool,
@@ -309,6 +319,13 @@ impl Instance {
         self.waits_of(definition, &self.root, &mut all);
         if let Some(Undoing { what, attempt }) = &self.undoing {
             attempt_waits(&what.place, what.part, true, attempt, self.paused, &mut all);
+        }
+        if self.outgrown.is_some() {
+            all.push(Waiting::Decision {
+                place: String::new(),
+                undo: false,
+                number: self.run,
+            });
         }
         all
     }
@@ -364,8 +381,35 @@ impl Instance {
         }
     }
 
-    /// Why a call at a place cannot go on.
+    /// The record of a bound that it has outgrown; none if it waits for a person for such a reason already, goes back, or has
+    /// ended.
+    pub(crate) fn outgrow(&mut self, error: &Error, now: i64) -> Option<HistoryRecord> {
+        if self.outgrown.is_some() || self.failure.is_some() || self.status.has_ended() {
+            return None;
+        }
+        let failure = PartFailure::new(error, true);
+        let number = self.records;
+        self.records += 1;
+        self.changed = now;
+        self.status = InstanceStatus::Stuck;
+        self.outgrown = Some(failure.clone());
+        Some(HistoryRecord {
+            number,
+            time: now,
+            place: String::new(),
+            what: Happened::Stuck,
+            before: None,
+            after: None,
+            by: None,
+            failure: Some(failure),
+        })
+    }
+
+    /// Why a call at a place cannot go on; at no place why the instance cannot.
     pub fn stuck_at(&self, definition: &Definition, wanted: &str) -> Option<PartFailure> {
+        if wanted.is_empty() {
+            return self.outgrown.clone();
+        }
         let mut place = &self.root;
         for at in self.root.way(definition, wanted)? {
             place = place.inner().into_iter().nth(at)?;

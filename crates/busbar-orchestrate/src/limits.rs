@@ -12,11 +12,11 @@ pub const RETRY_MOST_MICROS: i64 = 60_000_000;
 pub const ITEMS_MAX: usize = 1_000;
 /// Bytes of a business key.
 pub const KEY_BYTES_MAX: usize = 256;
-/// Bytes of the state of one instance.
+/// Bytes of the state of one instance; a larger one waits for a person, who can cancel it.
 pub const INSTANCE_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a payload that a history keeps whole; of a longer one its beginning.
 pub const HISTORY_PAYLOAD_BYTES_MAX: usize = 64 << 10;
-/// Records of one instance's history; the instance fails at the end of them.
+/// Records that one instance writes into its history before it waits for a person, who can let it write as many again.
 pub const HISTORY_RECORDS_MAX: u64 = 20_000;
 /// How long an instance that has ended is kept where the file does not say.
 pub const KEEP_MICROS_DEFAULT: i64 = 30 * 24 * 3_600 * 1_000_000;

@@ -97,6 +97,8 @@ impl Instance {
             skipped: Vec::new(),
             answer: None,
             records: 0,
+            records_before: 0,
+            outgrown: None,
         };
         let mut machine = InstanceStep::new(definition, rules, &mut instance, now);
         let input = Json::Object(machine.instance.input.clone());
@@ -182,17 +184,21 @@ impl<'a> InstanceStep<'a> {
     fn may_begin(&self) -> bool {
         self.instance.status == InstanceStatus::Running
             && self.instance.failure.is_none()
+            && self.instance.outgrown.is_none()
             && !self.instance.paused
     }
 
     /// Goes on as far as it gets without anybody else.
     fn go(&mut self) {
-        if self.instance.records > HISTORY_RECORDS_MAX
-            && self.instance.failure.is_none()
-            && !self.instance.status.has_ended()
-        {
+        let Instance {
+            records,
+            records_before,
+            ..
+        } = *self.instance;
+        if records.saturating_sub(records_before) > HISTORY_RECORDS_MAX {
             let error = Error::new(Class::Permanent, "orchestrate.history-long");
-            self.fail("", &error.with("most", HISTORY_RECORDS_MAX));
+            let error = error.with("most", HISTORY_RECORDS_MAX);
+            self.records.extend(self.instance.outgrow(&error, self.now));
         }
         // What a person decides lets it go on as if it had never stood.
         if self.instance.status == InstanceStatus::Stuck {
@@ -224,12 +230,17 @@ impl<'a> InstanceStep<'a> {
         if self.instance.status == InstanceStatus::Undoing && self.instance.undoing.is_none() {
             self.undo_next();
         }
+        // One that goes back, or has ended, needs nobody for that.
+        if self.instance.failure.is_some() || self.instance.status.has_ended() {
+            self.instance.outgrown = None;
+        }
         let is_stuck = self
             .instance
             .undoing
             .as_ref()
             .is_some_and(|u| u.attempt.stuck)
-            || any_stuck(&self.instance.root);
+            || any_stuck(&self.instance.root)
+            || self.instance.outgrown.is_some();
         if is_stuck && !self.instance.status.has_ended() {
             self.instance.status = InstanceStatus::Stuck;
         }

@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::instance::{HistoryRecord, Instance, InstanceStatus};
-use crate::limits::{LIST_MAX, LIST_SCAN_MAX};
+use crate::limits::{INSTANCE_BYTES_MAX, LIST_MAX, LIST_SCAN_MAX};
 
 /// A change of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,6 +195,15 @@ pub(crate) fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, Error> {
 
 pub(crate) fn write(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(|_| Error::new(Class::Permanent, "orchestrate.damaged"))
+}
+
+/// Why an instance of so many bytes begins nothing new; none for one that may.
+pub(crate) fn too_large(bytes: usize) -> Option<Error> {
+    (bytes > INSTANCE_BYTES_MAX).then(|| {
+        Error::new(Class::Permanent, "orchestrate.instance-large")
+            .with("bytes", bytes)
+            .with("most", INSTANCE_BYTES_MAX)
+    })
 }
 
 fn of(kind: u8, name: &str, rest: &[&[u8]]) -> Vec<u8> {

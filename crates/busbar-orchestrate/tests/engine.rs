@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use busbar_event::{Class, Error};
-use busbar_orchestrate::limits::EARLY_EVENT_MICROS;
+use busbar_orchestrate::limits::{EARLY_EVENT_MICROS, INSTANCE_BYTES_MAX};
 use busbar_orchestrate::{
     CallOutcome, CommandReply, Definition, Happening, HeapStore, InstanceCommand, InstanceEngine,
-    InstanceStatus, InstanceStore, Issue, Look, PartRules, RulesCompiler, StoreChange, ValueMap,
+    InstanceStatus, InstanceStore, Issue, Look, PartRules, PersonOrder, RulesCompiler, StoreChange,
+    ValueMap,
 };
 use serde_json::{Value as Json, json};
 use support::{TestRules, refused, spec, values};
@@ -126,6 +127,14 @@ impl Process {
                 undo,
                 ..
             } => Some(format!("{key} {place}{}", if undo { "!" } else { "" })),
+            Issue::Alarm {
+                instance: (_, key),
+                failure,
+                ..
+            } => {
+                let code = failure.map_or_else(String::new, |failure| failure.code);
+                Some(format!("{key} needs a person: {code}"))
+            }
             _ => None,
         });
         calls.collect()
@@ -165,6 +174,55 @@ fn a_call_under_way_at_the_end_of_the_process_is_undone_when_it_is_refused_after
     assert_eq!(next.commit(), ["k a"]);
     // The service may know the request from before, and refuse it for that.
     next.end("k", "a", refused("orchestrate.fail"));
+    assert_eq!(next.commit(), ["k a!"]);
+}
+
+#[test]
+fn an_instance_that_has_become_too_large_waits_for_a_person_over_restarts() {
+    let three = "
+key: id
+parts:
+- { name: a, call: { connection: s }, compensate: { connection: s } }
+- { name: b, call: { connection: s } }
+- { name: c, call: { connection: s } }
+";
+    let order = |order| InstanceCommand::Happens {
+        name: "o".to_owned(),
+        key: "k".to_owned(),
+        what: Happening::Order(order, "ann".to_owned()),
+    };
+    let is_stuck = |process: &Process| {
+        let counts = process.engine.counts();
+        counts.get(&("o".to_owned(), InstanceStatus::Stuck)) == Some(&1)
+    };
+    let store = Arc::new(FlakyStore::default());
+    let mut first = Process::over(&store);
+    first.deploy(three, Picky("")).expect("deployed");
+    first.start(json!({ "id": "k" }));
+    assert_eq!(first.commit(), ["k a"]);
+    let large = values(json!({ "scan": "x".repeat(INSTANCE_BYTES_MAX) }));
+    first.end("k", "a", CallOutcome::Answered(large));
+    // What had begun in the same step goes on; nothing begins behind it.
+    assert_eq!(
+        first.commit(),
+        ["k b", "k needs a person: orchestrate.instance-large"]
+    );
+    assert!(is_stuck(&first));
+    first.end("k", "b", CallOutcome::Answered(ValueMap::new()));
+    assert!(first.commit().is_empty());
+    let mut next = Process::over(&store);
+    next.deploy(three, Picky("")).expect("deployed");
+    assert_eq!(
+        next.commit(),
+        ["k needs a person: orchestrate.instance-large"]
+    );
+    assert!(is_stuck(&next));
+    let CommandReply::Refused(refusal) = next.apply(order(PersonOrder::Retry)) else {
+        panic!("it would only grow")
+    };
+    assert_eq!(refusal.code(), "orchestrate.instance-large");
+    assert!(next.commit().is_empty());
+    next.apply(order(PersonOrder::Cancel));
     assert_eq!(next.commit(), ["k a!"]);
 }
 

@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use busbar_orchestrate::limits::HISTORY_RECORDS_MAX;
 use busbar_orchestrate::{
     CallOutcome, Definition, Happened, Happening, HistoryRecord, Instance, InstanceStatus,
     PersonOrder, ValueMap, Waiting,
@@ -204,6 +205,61 @@ fn a_paused_instance_begins_nothing_and_ends_what_it_has_begun() {
     run.answer("b");
     run.answer("a");
     assert_eq!(run.instance.status, InstanceStatus::Cancelled);
+}
+
+#[test]
+fn an_instance_with_a_long_history_waits_for_a_person_and_goes_on_or_back() {
+    let outgrown = || {
+        let mut run = Run::new(TWO);
+        run.instance.records = HISTORY_RECORDS_MAX;
+        run.answer("a");
+        assert_eq!(run.instance.status, InstanceStatus::Stuck);
+        assert_eq!(run.calls(), [], "nothing new begins");
+        let stuck: Vec<_> = run.history.iter().rev().take(1).collect();
+        assert_eq!(stuck[0].what, Happened::Stuck);
+        let failure = stuck[0].failure.as_ref().expect("a cause");
+        assert_eq!(failure.code, "orchestrate.history-long");
+        assert_eq!(
+            run.instance.stuck_at(&run.definition, "").as_ref(),
+            Some(failure)
+        );
+        let waiting = run.instance.waiting(&run.definition);
+        assert!(
+            matches!(&waiting[..], [Waiting::Decision { place, undo: false, .. }] if place.is_empty()),
+            "{waiting:?}"
+        );
+        // Time and pauses change nothing of it.
+        run.step(Happening::Time);
+        run.step(Happening::Order(PersonOrder::Pause, "ann".to_owned()));
+        run.step(Happening::Order(PersonOrder::Resume, "ann".to_owned()));
+        assert_eq!(run.instance.status, InstanceStatus::Stuck);
+        assert_eq!(run.calls(), []);
+        run
+    };
+    // A call that was under way may fail: then it goes back by itself.
+    let mut run = Run::new(TWO);
+    run.answer("a");
+    run.instance.records = HISTORY_RECORDS_MAX + 1;
+    run.step(Happening::Time);
+    assert_eq!(run.instance.status, InstanceStatus::Stuck);
+    run.end("b", refused("orchestrate.fail"));
+    assert_eq!(run.instance.status, InstanceStatus::Undoing);
+    assert_eq!(run.calls(), [("a".to_owned(), true)]);
+    // It may write as many records again.
+    let mut run = outgrown();
+    run.step(Happening::Order(PersonOrder::Retry, "ann".to_owned()));
+    assert_eq!(run.calls(), [("b".to_owned(), false)]);
+    run.answer("b");
+    assert_eq!(run.instance.status, InstanceStatus::Done);
+    // Or what it has done is undone; then it may begin again.
+    let mut run = outgrown();
+    run.step(Happening::Order(PersonOrder::Cancel, "ann".to_owned()));
+    assert_eq!(run.calls(), [("a".to_owned(), true)]);
+    run.answer("a");
+    assert_eq!(run.instance.status, InstanceStatus::Cancelled);
+    run.step(Happening::Order(PersonOrder::Retry, "ann".to_owned()));
+    assert_eq!(run.calls(), [("a".to_owned(), false)]);
+    assert_eq!(run.instance.status, InstanceStatus::Running);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use busbar_event::{Class, Error};
 
 use super::{CANCELLED, InstanceStep, PersonOrder, with_key};
 use crate::instance::{Attempt, Happened, InstanceStatus, PartDoing, PartFailure, Place, Undoing};
+use crate::store;
 
 impl InstanceStep<'_> {
     /// Carries an order out.
@@ -26,6 +27,13 @@ impl InstanceStep<'_> {
                 self.instance.status = InstanceStatus::Failing;
             }
             PersonOrder::Retry if status == InstanceStatus::Stuck => {
+                if self.instance.outgrown.is_some()
+                    && let Some(error) = store::too_large(store::write(self.instance)?.len())
+                {
+                    return Err(error);
+                }
+                self.instance.outgrown = None;
+                self.instance.records_before = self.instance.records;
                 let mut root = std::mem::take(&mut self.instance.root);
                 retry_stuck(&mut root);
                 self.instance.root = root;
@@ -42,6 +50,7 @@ impl InstanceStep<'_> {
                 instance.root = Place::new(0, "", None);
                 instance.failure = None;
                 instance.skipped.clear();
+                instance.records_before = instance.records;
                 self.record("", Happened::Retried).by = Some(by.to_owned());
             }
             PersonOrder::Retry => return refused("orchestrate.nothing-to-retry"),

@@ -254,6 +254,10 @@ fn summary(instance: &Instance, spec: Option<&OrchestrationSpec>) -> (InstanceVi
     if let Some(spec) = spec {
         under_way(&instance.root, spec, &mut all);
     }
+    if let Some(failure) = &instance.outgrown {
+        let what = json!({ "for": "decision", "compensation": false, "failure": failure });
+        all.push((String::new(), what));
+    }
     let stuck = all.iter().find(|(_, what)| what["for"] == "decision");
     let stuck = stuck.map(|(_, what)| what["failure"].clone());
     let failure = instance.failure.as_ref().map(|failure| json!(failure));
@@ -266,7 +270,11 @@ fn summary(instance: &Instance, spec: Option<&OrchestrationSpec>) -> (InstanceVi
         run: instance.run,
         started: time_text(instance.started),
         changed: time_text(instance.changed),
-        at: all.iter().map(|(place, _)| place.clone()).collect(),
+        at: all
+            .iter()
+            .map(|(place, _)| place.clone())
+            .filter(|place| !place.is_empty())
+            .collect(),
         failure: stuck.or(failure),
     };
     let waiting = all.into_iter().map(|(place, mut what)| {
