@@ -444,6 +444,15 @@ impl Chain {
         named.map(|(name, s)| (name, s.operator.memory())).collect()
     }
 
+    /// Rows that operators hold and that come out later, by operator.
+    pub fn rows_held(&self) -> Vec<(Arc<str>, u64)> {
+        let stations = self.stations.iter();
+        let named = stations.filter_map(|s| Some((Arc::clone(s.name.as_ref()?), s)));
+        named
+            .map(|(name, s)| (name, s.operator.rows_held()))
+            .collect()
+    }
+
     /// Gives up about so many bytes of memory, most of it where most is held.
     pub fn shrink(&mut self, bytes: usize) {
         let held: usize = self.stations.iter().map(|s| s.operator.memory()).sum();

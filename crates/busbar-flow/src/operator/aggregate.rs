@@ -348,6 +348,13 @@ impl Stored for MemberGroup {
             MemberGroup::Closed(forget) => *forget,
         })
     }
+
+    fn rows_held(&self) -> u64 {
+        match self {
+            MemberGroup::Open(open) => open.members.len() as u64,
+            MemberGroup::Closed(_) => 0,
+        }
+    }
 }
 
 impl OpenGroup {

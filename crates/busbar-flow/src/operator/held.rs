@@ -54,6 +54,10 @@ impl Stored for HeldRows {
     fn due(&self) -> Option<i64> {
         Some(self.due)
     }
+
+    fn rows_held(&self) -> u64 {
+        self.rows.len() as u64
+    }
 }
 
 /// Rows that go on, each with its event time from now on.

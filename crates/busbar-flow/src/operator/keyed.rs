@@ -18,6 +18,7 @@ use futures::future::{BoxFuture, FutureExt, ready};
 pub(super) use keys::{KeyExpressions, Keys, flat, flattened};
 pub(super) use row_bytes::RowBytes;
 pub(super) use state::{KeyedState, StateBytes, Stored, write_bytes};
+pub(crate) use state::{ROWS_HELD, rows_held};
 
 use super::{Changes, Operator, Output, Rows, StateReader, Stateful, Wrong};
 use keys::KeyReader;
@@ -203,6 +204,10 @@ impl<O: KeyedOperator> Operator for Keyed<O> {
 
     fn memory(&self) -> usize {
         self.kept.bytes()
+    }
+
+    fn rows_held(&self) -> u64 {
+        self.kept.rows_held()
     }
 
     fn shrink(&mut self, bytes: usize) {

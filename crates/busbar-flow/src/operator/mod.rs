@@ -52,6 +52,7 @@ use busbar_table::Table;
 use futures::future::BoxFuture;
 
 use crate::services::KnownService;
+pub(crate) use keyed::{ROWS_HELD, rows_held};
 pub(crate) use output::Output;
 pub(crate) use rows::{Made, Rows, Times};
 pub(crate) use script::KnownPlugin;
@@ -128,6 +129,11 @@ pub(crate) trait Operator: Send {
 
     /// Bytes of state held in memory.
     fn memory(&self) -> usize {
+        0
+    }
+
+    /// How many rows it holds that come out later, themselves or in a result with each of them.
+    fn rows_held(&self) -> u64 {
         0
     }
 

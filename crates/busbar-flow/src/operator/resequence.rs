@@ -191,6 +191,10 @@ impl Stored for WaitingRows {
             false => Some(self.deadline),
         }
     }
+
+    fn rows_held(&self) -> u64 {
+        self.rows.len() as u64
+    }
 }
 
 impl WaitingRows {

@@ -161,6 +161,13 @@ impl Stored for Throttled {
             Throttled::Held(held) => Some(held.due),
         }
     }
+
+    fn rows_held(&self) -> u64 {
+        match self {
+            Throttled::Key(_) => 0,
+            Throttled::Held(held) => held.rows_held(),
+        }
+    }
 }
 
 const KEY: u8 = b'k';

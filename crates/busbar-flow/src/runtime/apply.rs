@@ -203,7 +203,8 @@ impl Runtime {
             )
             .await;
         match deployed {
-            Err(error) if replay && error.code() == "flow.state-changed" => {}
+            Err(error)
+                if replay && matches!(error.code(), "flow.state-changed" | "flow.state-holds") => {}
             deployed => return deployed,
         }
         let mut targets = Vec::new();

@@ -154,7 +154,7 @@ impl Runtime {
         self.check_state(&plan, &seats, replay).await?;
         let dropped = match replay {
             true => None,
-            false => self.dropped_state(&plan, &kept).await?,
+            false => self.dropped_state(&plan, &kept, old.as_ref()).await?,
         };
         self.trial(&plan, seats.clone(), old.as_ref()).await?;
         let ended = match &old {

@@ -1,11 +1,11 @@
 //! What becomes of the state of a flow when another version of it begins.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use busbar_event::{Class, Error};
 
-use super::Runtime;
+use super::{Flow, Runtime};
 use crate::blocking::blocking;
 use crate::checkpoint::{Kept, StateOf, TaskKey};
 use crate::compile::Plan;
@@ -38,15 +38,16 @@ pub(super) fn state_name(known_as: &str, key: &TaskKey) -> String {
 
 impl Runtime {
     /// A notice of the operators of the version before whose state is dropped, because this one has none of their names; none
-    /// where it takes up all.
+    /// where it takes up all. `old` is the version before, where it runs.
     ///
     /// # Errors
     /// `flow.state-changed` where an operator of the same name reads rows that are regrouped otherwise, so that it cannot take
-    /// up its state.
+    /// up its state; `flow.state-holds` where rows that have not come out are in the state.
     pub(super) async fn dropped_state(
         &self,
         plan: &Arc<Plan>,
         kept: &Kept,
+        old: Option<&Arc<Flow>>,
     ) -> Result<Option<Error>, Error> {
         let now = states(plan);
         let gone: Vec<StateOf> = kept.states.difference(&now).cloned().collect();
@@ -56,21 +57,37 @@ impl Runtime {
         let (runtime, name) = (self.clone(), Arc::clone(&plan.name));
         let kept = kept.clone();
         let gone = blocking(move || {
-            let mut with_state = BTreeSet::new();
+            let mut with_state: BTreeMap<String, u64> = BTreeMap::new();
             for state in gone {
-                if runtime.has_state(&name, &kept, &state.stream)? {
-                    with_state.insert(state.operator);
+                if let Some(held) = runtime.rows_held(&name, &kept, &state)? {
+                    *with_state.entry(state.operator).or_default() += held;
                 }
             }
             Ok(with_state)
         })
         .await?;
-        if let Some(same) = now.iter().find(|state| gone.contains(&state.operator)) {
+        if let Some(same) = now.iter().find(|state| gone.contains_key(&state.operator)) {
             return Err(Error::new(Class::Configuration, "flow.state-changed")
                 .with("flow", &plan.name)
                 .with("operator", &same.operator));
         }
-        let names: Vec<&str> = gone.iter().map(String::as_str).collect();
+        let running = running_holds(old);
+        let holds: Vec<String> = gone
+            .iter()
+            .map(|(operator, committed)| {
+                // What has come since the last commit counts, and what has gone does not.
+                let held = running.get(operator.as_str()).unwrap_or(committed);
+                (operator, *held)
+            })
+            .filter(|(_, held)| *held > 0)
+            .map(|(operator, held)| format!("{operator}: {held}"))
+            .collect();
+        if !holds.is_empty() {
+            return Err(Error::new(Class::Configuration, "flow.state-holds")
+                .with("flow", &plan.name)
+                .with("held", holds.join(", ")));
+        }
+        let names: Vec<&str> = gone.keys().map(String::as_str).collect();
         Ok((!names.is_empty()).then(|| {
             Error::new(Class::Configuration, "flow.state-dropped")
                 .with("flow", &plan.name)
@@ -78,29 +95,46 @@ impl Runtime {
         }))
     }
 
-    /// Whether there is state of the tasks that read a stream. Blocks on the disk.
-    fn has_state(&self, name: &str, kept: &Kept, stream: &str) -> Result<bool, Error> {
+    /// How many rows the state of an operator holds that would come out later; none if the tasks that read its stream have no
+    /// state. Blocks on the disk.
+    fn rows_held(&self, name: &str, kept: &Kept, of: &StateOf) -> Result<Option<u64>, Error> {
+        let (stream, mut held) = (&of.stream, None);
         let Some(read) = self.inner.options.bus.stream(stream) else {
-            return Ok(false);
+            return Ok(None);
         };
         let known_as = kept.known_as.as_deref().unwrap_or(name);
         for partition in read.partitions().iter() {
             let key = TaskKey {
-                stream: stream.to_owned(),
+                stream: stream.clone(),
                 partition: partition.number(),
                 lane: MAIN.into(),
             };
             let mark = self.inner.checkpoints.task(name, &key)?;
             let generation = mark.map_or(0, |mark| mark.generation).max(kept.generation);
-            let found = self.inner.states.find(&state_name(known_as, &key))?;
+            let task = state_name(known_as, &key);
+            let found = self.inner.states.find(&task)?;
             // State of an earlier generation was left behind by a replay.
             if found
                 .checkpoint
                 .is_some_and(|found| found.generation == generation)
             {
-                return Ok(true);
+                let copy = found.copy.is_some();
+                let rows = self.inner.states.rows_held(&task, &of.operator, copy)?;
+                *held.get_or_insert(0) += rows;
             }
         }
-        Ok(false)
+        Ok(held)
     }
+}
+
+/// The rows that operators of a running flow hold, of all tasks.
+fn running_holds(flow: Option<&Arc<Flow>>) -> BTreeMap<String, u64> {
+    let mut held = BTreeMap::new();
+    if let Some(shared) = flow.and_then(|flow| flow.shared.as_ref()) {
+        let clocks = shared.clocks.lock();
+        for (operator, rows) in clocks.values().flat_map(|clock| &clock.rows_held) {
+            *held.entry(operator.to_string()).or_default() += rows;
+        }
+    }
+    held
 }

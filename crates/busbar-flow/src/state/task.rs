@@ -13,7 +13,7 @@ use super::copy::Copies;
 use super::pending::{PendingChanges, Snapshot};
 use super::{Checkpoint, FjallStore, StateStore};
 use crate::limits::{STATE_COPY_EVERY, STATE_COPY_SHARE, STATE_REMOVE_KEYS};
-use crate::operator::{Changes, StateChange, StateReader, Visit};
+use crate::operator::{Changes, ROWS_HELD, StateChange, StateReader, Visit, rows_held};
 
 const CHECKPOINT: &[u8] = b"c";
 const CUT: &[u8] = b"k/";
@@ -229,6 +229,26 @@ impl States {
             pending: PendingChanges::default(),
             cuts: Mutex::default(),
         })
+    }
+
+    /// How many rows an operator of a task holds that would come out later. May block on the disk.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn rows_held(&self, task: &str, operator: &str, copy: bool) -> Result<u64, Error> {
+        let wanted = [&operator_key(operator)[..], ROWS_HELD].concat();
+        let Some(copies) = self.copies.as_ref().filter(|_| copy) else {
+            let said = self.store.get(&self.place(task), &wanted)?;
+            return Ok(said.map_or(0, |said| rows_held(&said)));
+        };
+        let mut held = 0;
+        copies.read(task, &mut |key, value| {
+            if *key == *wanted {
+                held = rows_held(&value);
+            }
+            Ok(())
+        })?;
+        Ok(held)
     }
 
     /// The operators of a task that have state, and what it means. May block on the disk.

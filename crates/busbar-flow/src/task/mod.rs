@@ -356,6 +356,7 @@ impl Task {
                 .next_time()
                 .map(|time| time.saturating_add(delay)),
             memory: self.chain.memory(),
+            rows_held: self.chain.rows_held(),
         };
         self.shared.clocks.lock().insert(self.key.clone(), clock);
     }

@@ -56,6 +56,8 @@ pub(crate) struct TaskClock {
     pub wanted: Option<i64>,
     /// Bytes of state in memory, by operator.
     pub memory: Vec<(Arc<str>, usize)>,
+    /// Rows that are held and come out later, by operator.
+    pub rows_held: Vec<(Arc<str>, u64)>,
 }
 
 impl FlowShared {

@@ -201,6 +201,79 @@ fn state_that_no_step_takes_up_is_told_of() {
     }
 }
 
+/// A step that holds events is not taken out before they have come out, or before somebody asks for everything to be computed
+/// again; not after a crash either.
+#[test]
+fn a_step_that_holds_events_is_not_taken_out() {
+    for (step, operator, held) in [
+        ("delay: { for: 1h }", "delay-1", 3),
+        ("throttle: { events: 1, every: 1h }", "throttle-1", 2),
+        (
+            "resequence: { by: [site], order: id, within: 1h, first: 0 }",
+            "resequence-1",
+            3,
+        ),
+        (
+            "aggregate: { by: [site], count: 100, within: 1h, select: 'site, min(id) as id' }",
+            "aggregate-1",
+            3,
+        ),
+    ] {
+        let mut world = World::new(76);
+        let steps = format!("  - {step}\n");
+        let without = "  - where: id >= 0\n";
+        assert!(apply(&world, &steps, false).failed.is_empty(), "{step}");
+        publish(&world, 1..4, Some("a"));
+        world.settle("f");
+        let refused = |world: &World| {
+            let refused = apply(world, without, false);
+            let error = &refused.failed["f"];
+            assert_eq!(error.code(), "flow.state-holds", "{step}");
+            let message = error.message(busbar_event::Language::En);
+            for word in [&*format!("{operator}: {held}"), "--replay"] {
+                assert!(message.contains(word), "{message}");
+            }
+        };
+        refused(&world);
+        assert_eq!(world.flow("f").state, FlowState::Running);
+        // What is committed says it, too: a version that does not run commits at its end.
+        let mut files = files(&steps);
+        files[2].1.push_str("enabled: false\n");
+        let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, &**text)).collect();
+        world.apply(&files);
+        refused(&world);
+        world = world.restart(true);
+        refused(&world);
+        assert!(apply(&world, &steps, false).failed.is_empty(), "{step}");
+        // Four hours later all have come out but what came last; nothing was lost.
+        publish(&world, 14_400..14_401, Some("a"));
+        let until = Instant::now() + PATIENCE;
+        let came = |world: &World| {
+            let rows = world.contents("out");
+            rows.iter().any(|(_, row)| row["id"] == 1)
+        };
+        while !came(&world) {
+            assert!(Instant::now() < until, "{step}: {:#?}", world.flow("f"));
+            rest(10);
+        }
+        world.settle("f");
+        // With a replay everything is computed again.
+        let replayed = apply(&world, without, true);
+        assert!(replayed.failed.is_empty(), "{replayed:?}");
+        world.settle("f");
+        let ids: std::collections::BTreeSet<i64> = world
+            .contents("out")
+            .iter()
+            .filter_map(|(_, row)| row["id"].as_i64())
+            .collect();
+        assert_eq!(
+            ids.into_iter().collect::<Vec<_>>(),
+            [1, 2, 3, 14_400],
+            "{step}"
+        );
+    }
+}
+
 /// What an output refuses of the results of windows is made of many events, and cannot go in again.
 #[test]
 fn dead_results_of_a_flow_with_state_are_not_sent_again() {

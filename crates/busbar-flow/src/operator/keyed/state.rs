@@ -28,6 +28,11 @@ pub(crate) trait Stored: Sized {
     fn due(&self) -> Option<i64> {
         None
     }
+
+    /// How many rows it holds that come out later, themselves or in a result with each of them.
+    fn rows_held(&self) -> u64 {
+        0
+    }
 }
 
 /// What an operator remembers, by key. What has changed since the last snapshot is written by the next; what has not can
@@ -43,6 +48,10 @@ pub(crate) struct KeyedState<S> {
     /// Whether entries were dropped from memory.
     spilled: bool,
     bytes: usize,
+    /// Rows that are held, those that were dropped from memory included.
+    rows_held: u64,
+    /// What the last snapshot says of that.
+    rows_held_said: u64,
 }
 
 struct Entry<S> {
@@ -51,6 +60,7 @@ struct Entry<S> {
     changed: bool,
     timer: i64,
     bytes: usize,
+    rows_held: u64,
 }
 
 impl<S: Stored> KeyedState<S> {
@@ -62,6 +72,8 @@ impl<S: Stored> KeyedState<S> {
             state: None,
             spilled: false,
             bytes: 0,
+            rows_held: 0,
+            rows_held_said: 0,
         }
     }
 
@@ -98,13 +110,16 @@ impl<S: Stored> KeyedState<S> {
                 if timer < i64::MAX {
                     self.timers.insert((timer, Arc::clone(&key)));
                 }
+                let rows_held = value.rows_held();
                 self.bytes += bytes;
+                self.rows_held += rows_held;
                 self.changed.push(Arc::clone(&key));
                 let entry = Entry {
                     value: Some(value),
                     changed: true,
                     timer,
                     bytes,
+                    rows_held,
                 };
                 new.insert_entry_with_key(key, entry);
                 return Ok(answer);
@@ -121,6 +136,9 @@ impl<S: Stored> KeyedState<S> {
         let bytes = size_of::<Entry<S>>() + key_bytes + value.map_or(0, Stored::heap_bytes);
         self.bytes = self.bytes + bytes - entry.bytes;
         entry.bytes = bytes;
+        let rows_held = value.map_or(0, Stored::rows_held);
+        self.rows_held = self.rows_held + rows_held - entry.rows_held;
+        entry.rows_held = rows_held;
         let due = value.and_then(Stored::due).unwrap_or(i64::MAX);
         let is_first = !std::mem::replace(&mut entry.changed, true);
         let is_sooner = due < entry.timer;
@@ -149,6 +167,7 @@ impl<S: Stored> KeyedState<S> {
     pub fn remove(&mut self, key: &[u8]) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.value = None;
+            self.rows_held -= std::mem::take(&mut entry.rows_held);
             if !std::mem::replace(&mut entry.changed, true) {
                 self.changed.push(Arc::from(key));
             }
@@ -208,6 +227,15 @@ impl<S: Stored> KeyedState<S> {
                 }
             }
         }
+        if self.rows_held != self.rows_held_said {
+            changes.put(ROWS_HELD, &self.rows_held.to_be_bytes());
+            self.rows_held_said = self.rows_held;
+        }
+    }
+
+    /// How many rows it holds that come out later.
+    pub fn rows_held(&self) -> u64 {
+        self.rows_held
     }
 
     /// Reads what snapshots wrote.
@@ -219,6 +247,9 @@ impl<S: Stored> KeyedState<S> {
             let key = &key[PREFIX.len()..];
             self.put_loaded(key, &value)
         })?;
+        self.rows_held = self.entries.values().map(|entry| entry.rows_held).sum();
+        let said = state.get(ROWS_HELD)?;
+        self.rows_held_said = said.map_or(0, |said| rows_held(&said));
         self.state = Some(state);
         Ok(())
     }
@@ -264,6 +295,7 @@ impl<S: Stored> KeyedState<S> {
         let value = S::read(value).ok_or_else(damaged)?;
         let bytes = size_of::<Entry<S>>() + key.len() + value.heap_bytes();
         let timer = value.due().unwrap_or(i64::MAX);
+        let rows_held = value.rows_held();
         let key: Arc<[u8]> = Arc::from(key);
         if timer < i64::MAX {
             self.timers.insert((timer, Arc::clone(&key)));
@@ -274,6 +306,7 @@ impl<S: Stored> KeyedState<S> {
             changed: false,
             timer,
             bytes,
+            rows_held,
         };
         self.entries.insert(key, entry);
         Ok(())
@@ -310,6 +343,14 @@ impl<'a, S> KeySlot<'a, S> {
 }
 
 const PREFIX: &[u8] = b"k";
+
+/// Under this key the state of an operator says how many rows it holds, for those who cannot read the rest.
+pub(crate) const ROWS_HELD: &[u8] = b"held";
+
+/// The number that stands there.
+pub(crate) fn rows_held(value: &[u8]) -> u64 {
+    value.try_into().map_or(0, u64::from_be_bytes)
+}
 
 fn stored_key(key: &[u8]) -> Vec<u8> {
     [PREFIX, key].concat()
