@@ -37,8 +37,8 @@ pub use busbar_table::{
 pub use database::{
     AskedDatabase, CellDatabase, CellScanner, ColumnType, DatabaseStatus, Databases, HotCount,
     HotDatabase, HotLayout, KeptTable, KeyedLayout, KeyedStore, LeavingRows, PoolUse, Pooled,
-    RemoteTable, SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlPart, SqlRows, SqlStatement,
-    SqlTable, SqlValue, TextColumns, number_kind,
+    RemoteTable, SessionEffect, SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlPart, SqlRows,
+    SqlStatement, SqlTable, SqlValue, TextColumns, number_kind,
 };
 pub use health::{SnapshotState, SnapshotStatus};
 pub use retry::{Backoff, Outcome, deliver};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use busbar_connector::{
-    ColumnType, PoolUse, Pooled, SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlRows,
-    SqlStatement, SqlTable, SqlValue, TextColumns, Work, number_kind,
+    ColumnType, PoolUse, Pooled, SessionEffect, SessionPool, SqlColumn, SqlCompares, SqlDatabase,
+    SqlRows, SqlStatement, SqlTable, SqlValue, TextColumns, Work, number_kind,
 };
 use busbar_event::Error;
 use serde_json::value::{RawValue, to_raw_value};
@@ -100,6 +100,7 @@ impl DriverDatabase {
         let mut rows = DriverSelected {
             session: Some(session),
             table: statement.table.clone(),
+            closes: statement.effect() == SessionEffect::Any,
             names: Vec::new(),
             columns: None,
             ready: None,
@@ -137,6 +138,8 @@ struct DriverSelected {
     /// None once all rows have come.
     session: Option<Pooled<DriverSession>>,
     table: String,
+    /// The statement may leave something in the session, which no driver takes back: it is closed behind it.
+    closes: bool,
     names: Vec<DriverColumn>,
     columns: Option<TextColumns>,
     ready: Option<RecordBatch>,
@@ -169,7 +172,7 @@ impl DriverSelected {
             self.ready = Some(columns.finish()?);
         }
         if !page.more
-            && let Some(session) = self.session.take()
+            && let Some(session) = self.session.take().filter(|_| !self.closes)
         {
             session.give_back();
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use busbar_change::mysql::wire::{self, MysqlError, Reader, can, literal};
+use busbar_change::mysql::wire::{self, MysqlError, Reader, can, identifier, literal};
 use busbar_connector::ColumnType;
 use busbar_connector::limits::ROWS_BYTES;
 use busbar_event::{Class, Error};
@@ -40,6 +40,8 @@ pub struct Link {
     in_transaction: bool,
     /// As the server says it: `10.11.19-MariaDB`.
     pub version: String,
+    /// The database that it was opened in.
+    database: Arc<str>,
 }
 
 /// What a statement answered.
@@ -100,12 +102,18 @@ trait MysqlSocket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> MysqlSocket for T {}
 
+/// The request that ends what a session holds.
+const RESET_CONNECTION: u8 = 0x1f;
 /// A transaction is open.
 const IN_TRANSACTION: u64 = 1;
 /// Statements outside of transactions are their own.
 const AUTOCOMMIT: u64 = 2;
 /// More answers follow.
 const MORE_RESULTS: u64 = 8;
+
+/// Values are kept whole or refused; texts end where they end; times are in UTC.
+const SETTINGS: &str = "SET NAMES utf8mb4; SET autocommit = 1; SET time_zone = '+00:00'; SET sql_mode = \
+     'STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
 
 impl MysqlServer {
     /// Opens a session for statements.
@@ -119,10 +127,7 @@ impl MysqlServer {
             Err(_) => Err(silent(&self.address, CONNECT_MAX).into()),
         };
         let mut link = opened.map_err(|failed| failed.told(self.doing("", "")))?;
-        // Values are kept whole or refused; texts end where they end; times are in UTC.
-        let settings = "SET NAMES utf8mb4; SET autocommit = 1; SET time_zone = '+00:00'; SET sql_mode = \
-             'STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
-        let set = link.run(settings).await;
+        let set = link.run(SETTINGS).await;
         set.map_err(|failed| failed.told(self.doing("", "")))?;
         Ok(link)
     }
@@ -146,6 +151,7 @@ impl MysqlServer {
             busy: true,
             in_transaction: false,
             version: String::new(),
+            database: Arc::clone(&self.database),
         };
         let (mut number, body) = link.packet().await?;
         if body.first() == Some(&0xff) {
@@ -644,6 +650,25 @@ impl StreamedSession for Link {
                 },
             }
         }
+    }
+
+    // A role that a procedure has set for its caller stays: no request sets it back.
+    async fn reset(&mut self, statement: &str) -> Result<(), Failed> {
+        if statement.to_ascii_lowercase().contains("role") {
+            return Err(self.strange("a statement that may have set a role").into());
+        }
+        self.busy = true;
+        wire::packet(&mut self.out, 0, &[RESET_CONNECTION]);
+        self.flush().await?;
+        let (_, body) = self.packet().await?;
+        if body.first() != Some(&0x00) {
+            return Err(self.failed(&body));
+        }
+        // The request leaves the database as it is.
+        let database = identifier(&self.database);
+        self.run(&format!("{SETTINGS}; USE {database}"))
+            .await
+            .map(drop)
     }
 }
 

@@ -7,8 +7,8 @@ use busbar_change::postgres::oid;
 use busbar_change::postgres::wire::{Column, identifier};
 use busbar_connector::limits::{ROWS_BYTES, ROWS_FIRST, ROWS_MAX};
 use busbar_connector::{
-    ColumnType, PoolUse, Pooled, SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlPart,
-    SqlRows, SqlStatement, SqlTable, SqlValue, TextColumns, Work, number_kind,
+    ColumnType, PoolUse, Pooled, SessionEffect, SessionPool, SqlColumn, SqlCompares, SqlDatabase,
+    SqlPart, SqlRows, SqlStatement, SqlTable, SqlValue, TextColumns, Work, number_kind,
 };
 use busbar_event::{Class, Error};
 use bytes::Bytes;
@@ -35,9 +35,13 @@ impl PostgresDatabase {
     async fn begin(&self, statement: &SqlStatement) -> Result<Box<dyn SqlRows>, Error> {
         let (sql, values) = numbered(statement);
         let values: Vec<Option<&str>> = values.iter().map(Option::as_deref).collect();
+        let resets = statement.effect() != SessionEffect::Nothing;
         loop {
-            let session = self.pool.take(|| self.server.open()).await?;
+            let mut session = self.pool.take(|| self.server.open()).await?;
             let is_new = session.is_new;
+            if resets {
+                session.session.reset_behind();
+            }
             let mut rows = PostgresSelected {
                 server: Arc::clone(&self.server),
                 session: Some(session),

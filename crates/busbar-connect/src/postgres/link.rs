@@ -39,6 +39,10 @@ pub struct Link {
     busy: bool,
     /// A transaction is open.
     in_transaction: bool,
+    /// The statements that a session begins with.
+    settings: String,
+    /// The end of the statement under way resets the session.
+    resets: bool,
 }
 
 /// What a statement answered.
@@ -86,15 +90,19 @@ impl Server {
     pub async fn open(&self) -> Result<Link, Error> {
         let opened = self.session(false).await;
         let mut link = opened.map_err(|failed| failed.told(self.doing("", "")))?;
-        let millis = self.timeout.as_millis();
-        // A transaction that its writer has left would hold locks.
-        let settings = format!(
-            "SET statement_timeout = {millis}; SET idle_in_transaction_session_timeout = {millis}; \
-             SET client_min_messages = error"
-        );
+        let settings = link.settings.clone();
         let set = link.run(&settings).await;
         set.map_err(|failed| failed.told(self.doing("", "")))?;
         Ok(link)
+    }
+
+    fn settings(&self) -> String {
+        let millis = self.timeout.as_millis();
+        // A transaction that its writer has left would hold locks.
+        format!(
+            "SET statement_timeout = {millis}; SET idle_in_transaction_session_timeout = {millis}; \
+             SET client_min_messages = error"
+        )
     }
 
     /// Opens a session that takes commands of replication.
@@ -158,6 +166,8 @@ impl Server {
             timeout: CONNECT_MAX,
             busy: true,
             in_transaction: false,
+            settings: self.settings(),
+            resets: false,
         };
         let mut settings = vec![
             ("user", &*self.user),
@@ -314,6 +324,11 @@ impl Link {
         self.timeout = most;
     }
 
+    /// Behind the end of the statement that is begun next the session is what it was when it was opened, or cannot be used.
+    pub fn reset_behind(&mut self) {
+        self.resets = true;
+    }
+
     /// Whether it may be used: no statement was left in the middle.
     pub fn usable(&self) -> bool {
         !self.busy
@@ -432,12 +447,35 @@ impl Link {
     /// # Errors
     /// Why it failed.
     pub async fn finish(&mut self) -> Result<(), Failed> {
+        let resets = std::mem::take(&mut self.resets);
         wire::sync(&mut self.out);
+        if resets {
+            // On their way with the end of the statement, they cost no time of their own on the network.
+            wire::query(&mut self.out, "DISCARD ALL");
+            wire::query(&mut self.out, &self.settings);
+        }
         self.flush().await?;
-        match self.until_ready(&mut Answer::default()).await? {
+        let failed = self.until_ready(&mut Answer::default()).await?;
+        if resets {
+            self.read_reset().await;
+        }
+        match failed {
             Some(failed) => Err(failed),
             None => Ok(()),
         }
+    }
+
+    /// Reads the answers to what resets the session. Where that failed the session is not used again, and what the statement
+    /// came to stays what it is.
+    async fn read_reset(&mut self) {
+        let in_transaction = self.in_transaction;
+        self.busy = true;
+        let mut is_reset = true;
+        for _ in 0..2 {
+            is_reset &= matches!(self.until_ready(&mut Answer::default()).await, Ok(None));
+        }
+        self.in_transaction |= in_transaction;
+        self.busy |= !is_reset;
     }
 
     async fn until_ready(&mut self, answer: &mut Answer) -> Result<Option<Failed>, Failed> {

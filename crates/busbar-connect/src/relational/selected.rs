@@ -7,8 +7,8 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::util::display::array_value_to_string;
 use busbar_connector::limits::ROWS_BYTES;
 use busbar_connector::{
-    Pooled, SessionPool, SqlColumn, SqlPart, SqlRows, SqlStatement, SqlTable, SqlValue,
-    TextColumns, Work,
+    Pooled, SessionEffect, SessionPool, SqlColumn, SqlPart, SqlRows, SqlStatement, SqlTable,
+    SqlValue, TextColumns, Work,
 };
 use busbar_event::Error;
 
@@ -57,6 +57,7 @@ where
     /// Why it failed.
     pub async fn begin(&self, statement: &SqlStatement) -> Result<Box<dyn SqlRows>, Error> {
         let sql = statement.written(self.written);
+        let resets = statement.effect() != SessionEffect::Nothing;
         loop {
             let session = self.pool.take(|| self.server.open()).await?;
             let is_new = session.is_new;
@@ -64,6 +65,7 @@ where
                 server: Arc::clone(&self.server),
                 session: Some(session),
                 table: statement.table.clone(),
+                left_by: resets.then(|| sql.clone()),
                 columns: None,
                 ready: None,
                 affected: None,
@@ -78,7 +80,7 @@ where
                     }
                 }
                 Err(failed) => {
-                    rows.give_back();
+                    rows.give_back().await;
                     return Err(failed.told(self.server.doing(&statement.table, "SELECT")));
                 }
             }
@@ -159,6 +161,8 @@ struct SelectedRows<S: SessionServer> {
     /// None once all rows have come.
     session: Option<Pooled<S::Session>>,
     table: String,
+    /// The statement, where it may leave something in the session.
+    left_by: Option<String>,
     columns: Option<TextColumns>,
     ready: Option<RecordBatch>,
     affected: Option<u64>,
@@ -183,7 +187,7 @@ where
             }
             Selecting::Done(affected) => {
                 self.affected = Some(affected);
-                self.end()
+                self.end().await
             }
         }
     }
@@ -202,13 +206,13 @@ where
         }
         self.ready = Some(columns.finish()?);
         match all {
-            true => self.end(),
+            true => self.end().await,
             false => Ok(()),
         }
     }
 
     /// Gives the session back behind the end of its statement.
-    fn end(&mut self) -> Fetched<S> {
+    async fn end(&mut self) -> Fetched<S> {
         let open = self.session.as_ref();
         let open = open.filter(|session| session.session.in_transaction());
         if let Some(session) = open {
@@ -216,18 +220,24 @@ where
             self.session = None;
             return Err(error.into());
         }
-        self.give_back();
+        self.give_back().await;
         Ok(())
     }
 
     /// Gives the session back if others may use it; else it is closed.
-    fn give_back(&mut self) {
-        if let Some(session) = self.session.take()
-            && session.session.usable()
-            && !session.session.in_transaction()
+    async fn give_back(&mut self) {
+        let others_may = |session: &Pooled<S::Session>| {
+            session.session.usable() && !session.session.in_transaction()
+        };
+        let Some(mut session) = self.session.take().filter(others_may) else {
+            return;
+        };
+        if let Some(statement) = &self.left_by
+            && session.session.reset(statement).await.is_err()
         {
-            session.give_back();
+            return;
         }
+        session.give_back();
     }
 
     fn doing(&self) -> Doing<'_> {
@@ -245,7 +255,7 @@ where
                 && let Err(failed) = self.fetch().await
             {
                 let told = failed.told(self.doing());
-                self.give_back();
+                self.give_back().await;
                 return Err(told);
             }
             Ok(self.ready.take())

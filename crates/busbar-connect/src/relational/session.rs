@@ -101,6 +101,15 @@ pub trait StreamedSession: SqlSession {
         bytes: usize,
         rows: &mut Vec<SessionRow>,
     ) -> impl Future<Output = Result<bool, Failed<Self::Said>>> + Send;
+
+    /// Makes the session what it was when it was opened, behind a statement that may have left something in it.
+    ///
+    /// # Errors
+    /// It is not: nobody else may use it.
+    fn reset(
+        &mut self,
+        statement: &str,
+    ) -> impl Future<Output = Result<(), Failed<Self::Said>>> + Send;
 }
 
 /// What a statement begins to answer.

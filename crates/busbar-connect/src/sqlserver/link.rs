@@ -20,7 +20,7 @@ use super::limits::{
 use super::reader::{TdsReader, Unread};
 use super::token::{self, MssqlError, TdsColumn, TdsToken};
 use super::tunnel::{self, TdsTunnel};
-use super::wire::{self, HEADER, LAST, TdsLogin, encryption, kind};
+use super::wire::{self, HEADER, LAST, RESET, TdsLogin, encryption, kind};
 use crate::relational::session::{Selecting, SessionRow, StreamedSession};
 use crate::relational::{Doing, Server, SessionServer, SqlAnswer, SqlSession};
 use crate::tls;
@@ -48,6 +48,8 @@ pub struct MssqlLink {
     failure: Option<MssqlError>,
     out: Vec<u8>,
     packet_bytes: usize,
+    /// The next message resets the session.
+    resets: bool,
     /// The mark of the transaction that is open; 0 for none.
     transaction: u64,
     address: Arc<str>,
@@ -111,6 +113,11 @@ enum LoggedIn {
     Elsewhere(String),
 }
 
+/// A failure ends the batch and the transaction; dates are written year first; texts are cut nowhere.
+const SETTINGS: &str = "SET XACT_ABORT ON; SET DATEFORMAT ymd; SET ANSI_WARNINGS ON; SET ARITHABORT ON; SET TEXTSIZE 2147483647; SET NOCOUNT OFF";
+/// What servers before 2014 leave of a session that is reset.
+const LEFT_BY_RESET: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
+
 impl MssqlServer {
     /// Opens a session for statements.
     ///
@@ -124,9 +131,7 @@ impl MssqlServer {
         };
         let mut link = opened.map_err(|failed| failed.told_of_login(self.doing("", "")))?;
         link.timeout = self.timeout;
-        // A failure ends the batch and the transaction; dates are written year first; texts are cut nowhere.
-        let settings = "SET XACT_ABORT ON; SET DATEFORMAT ymd; SET ANSI_WARNINGS ON; SET ARITHABORT ON; SET TEXTSIZE 2147483647; SET NOCOUNT OFF";
-        let set = link.run(settings).await;
+        let set = link.run(SETTINGS).await;
         set.map_err(|failed| failed.told(self.doing("", "")))?;
         Ok(link)
     }
@@ -162,6 +167,7 @@ impl MssqlServer {
             failure: None,
             out: Vec::new(),
             packet_bytes: PACKET_BYTES,
+            resets: false,
             transaction: 0,
             address: address.into(),
             timeout: CONNECT_MAX,
@@ -497,6 +503,9 @@ impl MssqlLink {
 
     async fn send(&mut self, kind: u8, body: &[u8]) -> Result<(), MssqlFailed> {
         wire::message(kind, body, self.packet_bytes, &mut self.out);
+        if std::mem::take(&mut self.resets) {
+            self.out[1] |= RESET;
+        }
         let sent = async {
             self.socket.write_all(&self.out).await?;
             self.socket.flush().await
@@ -591,6 +600,13 @@ impl StreamedSession for MssqlLink {
             while !matches!(self.head().await?, MssqlHead::End) {}
         }
         Ok(all)
+    }
+
+    async fn reset(&mut self, _: &str) -> Result<(), MssqlFailed> {
+        self.resets = true;
+        self.run(&format!("{SETTINGS}; {LEFT_BY_RESET}"))
+            .await
+            .map(drop)
     }
 }
 

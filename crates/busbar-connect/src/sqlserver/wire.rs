@@ -16,6 +16,8 @@ pub mod kind {
 pub const HEADER: usize = 8;
 /// The status of the last packet of a message.
 pub const LAST: u8 = 1;
+/// In the status of the first packet of a message: the session is made what it was when it was opened before the message is read.
+pub const RESET: u8 = 8;
 
 /// What each side says of encryption.
 pub mod encryption {

@@ -78,6 +78,7 @@ mod s3;
 mod s3_peer;
 mod s3_server;
 mod servers;
+mod session_state;
 mod sink_keys;
 mod sinks;
 mod soap;

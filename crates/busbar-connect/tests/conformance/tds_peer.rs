@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -110,6 +111,8 @@ struct TdsPeerState {
     answer: Mutex<Answering>,
     twist: Mutex<Twisting>,
     open: Mutex<Vec<TcpStream>>,
+    /// Messages before which the session was to be reset.
+    resets: AtomicUsize,
 }
 
 pub struct TdsPeer {
@@ -125,6 +128,7 @@ impl TdsPeer {
             answer: Mutex::new(Box::new(answer)),
             twist: Mutex::new(Box::new(Some)),
             open: Mutex::default(),
+            resets: AtomicUsize::new(0),
         });
         let serving = Arc::clone(&state);
         std::thread::spawn(move || {
@@ -142,6 +146,11 @@ impl TdsPeer {
         *self.state.twist.lock() = Box::new(twist);
     }
 
+    /// How often a session was to be reset.
+    pub fn resets(&self) -> usize {
+        self.state.resets.load(Ordering::Relaxed)
+    }
+
     /// Cuts all connections.
     pub fn cut(&self) {
         for stream in self.state.open.lock().drain(..) {
@@ -153,7 +162,10 @@ impl TdsPeer {
 impl TdsPeerState {
     fn serve(&self, mut stream: TcpStream) -> Option<()> {
         loop {
-            let (kind, body) = message(&mut stream)?;
+            let (kind, status, body) = message(&mut stream)?;
+            if status & 8 != 0 {
+                self.resets.fetch_add(1, Ordering::Relaxed);
+            }
             let answer = match kind {
                 // No encryption.
                 0x12 => vec![1, 0, 6, 0, 1, 0xff, 2],
@@ -194,8 +206,9 @@ impl TdsPeerState {
     }
 }
 
-fn message(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
-    let mut body = Vec::new();
+/// The kind of a message, what its packets say of it, and its content.
+fn message(stream: &mut TcpStream) -> Option<(u8, u8, Vec<u8>)> {
+    let (mut status, mut body) = (0, Vec::new());
     loop {
         let mut header = [0; 8];
         stream.read_exact(&mut header).ok()?;
@@ -203,8 +216,9 @@ fn message(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
         let mut part = vec![0; length - 8];
         stream.read_exact(&mut part).ok()?;
         body.extend(part);
+        status |= header[1];
         if header[1] & 1 == 1 {
-            return Some((header[0], body));
+            return Some((header[0], status, body));
         }
     }
 }

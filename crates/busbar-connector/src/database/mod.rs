@@ -16,6 +16,7 @@
 
 mod cells;
 mod columns;
+mod effect;
 mod hot;
 mod kept;
 mod kept_columns;
@@ -39,6 +40,7 @@ use crate::Work;
 
 pub use cells::{CellDatabase, CellScanner};
 pub use columns::TextColumns;
+pub use effect::SessionEffect;
 pub use hot::{HotCount, HotDatabase, HotLayout, LeavingRows};
 pub use kept::KeptTable;
 pub use keyed::{KeyedLayout, KeyedStore};
