@@ -469,7 +469,10 @@ impl CassandraSelected {
             };
             let request = CqlRequest::execute(bound, self.server.consistency, &page);
             match link.ask(&request).await {
-                Ok(CqlAnswer::Rows(rows)) => self.take(rows),
+                Ok(CqlAnswer::Rows(rows)) => {
+                    link.check_more(page.behind.as_ref(), rows.more.as_ref())?;
+                    self.take(rows);
+                }
                 Ok(_) => return Err(strange(&link.address, "no rows")),
                 Err(failed) => {
                     let told = failed.told(self.server.doing(link, &self.table, "SELECT"));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use busbar_event::{Class, Error};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::TcpStream;
@@ -362,10 +362,22 @@ impl CassandraLink {
                     .with("most", most)
                     .into());
             }
+            self.check_more(page.behind.as_ref(), rows.more.as_ref())?;
             page.behind = rows.more;
             if page.behind.is_none() {
                 return Ok(found);
             }
+        }
+    }
+
+    /// Sees that the page behind the next one is another one.
+    ///
+    /// # Errors
+    /// *Transient*: it would be the same page again.
+    pub fn check_more(&self, asked: Option<&Bytes>, more: Option<&Bytes>) -> Result<(), Error> {
+        match more.is_some() && asked == more {
+            true => Err(strange(&self.address, "a page that goes on where it began")),
+            false => Ok(()),
         }
     }
 

@@ -134,6 +134,7 @@ impl CassandraSource {
             Err(failed) => return Err(told(link, failed)),
         };
         let more = rows.more.take();
+        link.check_more(page.behind.as_ref(), more.as_ref())?;
         let mut place = self.place.clone();
         let topic = self.builder.topic_id(&self.topic);
         let count = rows.count;

@@ -116,6 +116,9 @@ impl ClickHouseSource {
             return Ok(None);
         };
         let last = place(last)?;
+        if self.place.value.as_ref() == Some(&last) {
+            return Err(wrong("clickhouse.position-again").with("value", &last));
+        }
         if let Some(next) = lines.get(count)
             && place(next)? == last
         {

@@ -106,6 +106,14 @@ impl ElasticLink {
             .with("index", index)
     }
 
+    /// Documents have come again, such as this one.
+    pub fn again(&self, index: &str, id: &str) -> Error {
+        Error::new(Class::Configuration, "elastic.page-again")
+            .with("url", &self.url)
+            .with("index", index)
+            .with("id", busbar_event::quote(id))
+    }
+
     /// An answer that is none of this kind of server.
     pub fn strange(&self, answer: &ServiceAnswer) -> Error {
         let start = &answer.body[..answer.body.len().min(100)];

@@ -131,6 +131,11 @@ impl ElasticSource {
                 .with("index", &self.options.index)
                 .with("sort", self.options.sort.join(", "))
         };
+        // Behind the last document there is none with its values.
+        let after = self.place.after.as_ref().map(|after| after.get());
+        if let Some(hit) = hits.iter().find(|hit| Some(hit.sort()) == after) {
+            return Err(self.link.again(&self.options.index, &hit.id));
+        }
         for pair in hits.windows(2) {
             if pair[0].sort() == pair[1].sort() {
                 return Err(wrong("elastic.sort-same")

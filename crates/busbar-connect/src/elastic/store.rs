@@ -371,6 +371,7 @@ impl KeyedStore for ElasticStore {
                 columns,
                 made,
                 place: ScanPlace::Begin,
+                first: None,
             }) as Box<dyn SqlRows + 'a>)
         })
     }
@@ -388,6 +389,8 @@ struct DocumentScan<'a> {
     columns: &'a [usize],
     made: TextColumns,
     place: ScanPlace,
+    /// The first document of the last page, with its index.
+    first: Option<(String, String)>,
 }
 
 enum ScanPlace {
@@ -432,6 +435,12 @@ impl DocumentScan<'_> {
             let _ = store.link.ask("DELETE", path, Carries::Json, body).await;
             return Ok(None);
         }
+        let first = page.hits.hits.first();
+        let first = first.map(|hit| (hit.index.clone(), hit.id.clone()));
+        if let Some((_, id)) = first.as_ref().filter(|_| self.first == first) {
+            return Err(store.link.again(index, id));
+        }
+        self.first = first;
         self.place = ScanPlace::Behind(id);
         for hit in &page.hits.hits {
             let source = hit.source.ok_or_else(|| store.no_source(rows, &hit.id))?;

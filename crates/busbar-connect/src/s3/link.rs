@@ -10,7 +10,7 @@ use busbar_xml::XmlDocument;
 use bytes::Bytes;
 
 use super::S3Options;
-use super::limits::{ANSWER_BYTES_MAX, LISTED_MAX};
+use super::limits::{ANSWER_BYTES_MAX, CREATE_TRIES_MAX, LISTED_MAX};
 use super::sign::{Signed, Signer, query_text};
 use crate::http::{HttpClient, Remote, shown_url};
 use crate::places::Places;
@@ -218,6 +218,24 @@ impl S3Link {
             .with("key", key)
     }
 
+    /// Many objects are there that were not when the sink looked last.
+    pub fn taken_for_now(&self, key: &str) -> Error {
+        Error::new(Class::Transient, "s3.for-now")
+            .with("url", &self.url)
+            .with("bucket", &self.bucket)
+            .with("key", key)
+            .with("said", "412")
+    }
+
+    /// The service says of one object after the other that it is there, and does not list them.
+    pub fn always_there(&self, key: &str) -> Error {
+        Error::new(Class::Configuration, "s3.always-there")
+            .with("url", &self.url)
+            .with("bucket", &self.bucket)
+            .with("key", key)
+            .with("tries", CREATE_TRIES_MAX)
+    }
+
     /// Some bytes of an object; none when it is gone or another one is in its place.
     ///
     /// # Errors
@@ -247,7 +265,8 @@ impl S3Link {
     /// The objects behind a key, in the order of their keys, and whether there are more.
     ///
     /// # Errors
-    /// As [`S3Link::create`].
+    /// As [`S3Link::create`]. *Configuration*: the service lists other objects, or in another order, so that who goes on behind the
+    /// last one would not come to an end, or would pass some over.
     pub async fn list(
         &self,
         prefix: &str,
@@ -273,7 +292,34 @@ impl S3Link {
         if answer.status != 200 {
             return Err(self.refused(&answer, prefix));
         }
-        read_list(&answer.body).ok_or_else(|| self.strange(&answer.body))
+        let list = read_list(&answer.body).ok_or_else(|| self.strange(&answer.body))?;
+        self.check_list(&list, prefix, after)?;
+        Ok((list.objects, list.more))
+    }
+
+    /// Sees that a list is what was asked for.
+    fn check_list(&self, list: &ObjectList, prefix: &str, after: &str) -> Result<(), Error> {
+        let wrong = |code| {
+            Error::new(Class::Configuration, code)
+                .with("url", &self.url)
+                .with("bucket", &self.bucket)
+        };
+        let mut before = after;
+        for Listed { key, .. } in &list.objects {
+            if !key.starts_with(prefix) {
+                let error = wrong("s3.list-prefix").with("key", quote(key));
+                return Err(error.with("prefix", quote(prefix)));
+            }
+            if key.as_str() <= before {
+                let error = wrong("s3.list-order").with("key", quote(key));
+                return Err(error.with("before", quote(before)));
+            }
+            before = key;
+        }
+        match list.more && list.objects.is_empty() && !list.has_folders {
+            true => Err(wrong("s3.list-empty").with("before", quote(after))),
+            false => Ok(()),
+        }
     }
 
     fn strange(&self, body: &[u8]) -> Error {
@@ -327,23 +373,37 @@ fn error_code(body: &[u8]) -> (String, String) {
     )
 }
 
-fn read_list(body: &[u8]) -> Option<(Vec<Listed>, bool)> {
+/// What the service lists.
+struct ObjectList {
+    objects: Vec<Listed>,
+    /// Keys with a `/` behind the prefix were put together to folders, which count as objects of the list.
+    has_folders: bool,
+    more: bool,
+}
+
+fn read_list(body: &[u8]) -> Option<ObjectList> {
     let document = XmlDocument::of(std::str::from_utf8(body).ok()?).ok()?;
     let element = document.element()?;
     if document.local_name(element) != "ListBucketResult" {
         return None;
     }
     let text = |node, name| Some(document.value(document.child(node, name)?).to_owned());
-    let mut objects = Vec::new();
+    let (mut objects, mut has_folders) = (Vec::new(), false);
     for node in document.children(element) {
-        if document.local_name(node) == "Contents" {
-            objects.push(Listed {
+        match document.local_name(node) {
+            "Contents" => objects.push(Listed {
                 key: text(node, "Key")?,
                 size: text(node, "Size")?.parse().ok()?,
                 etag: text(node, "ETag")?,
-            });
+            }),
+            "CommonPrefixes" => has_folders = true,
+            _ => {}
         }
     }
     let more = text(element, "IsTruncated").is_some_and(|more| more == "true");
-    Some((objects, more))
+    Some(ObjectList {
+        objects,
+        has_folders,
+        more,
+    })
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::gzip::compressed;
-use super::limits::{ATTEMPT_DIGITS, KEY_BYTES_MAX, POSITION_DIGITS};
+use super::limits::{ATTEMPT_DIGITS, CREATE_TRIES_MAX, KEY_BYTES_MAX, POSITION_DIGITS};
 use super::link::{ObjectMark, S3Link};
 use super::{ObjectCompression, S3Write};
 use crate::json::json_text;
@@ -159,6 +159,7 @@ impl S3Sink {
             ObjectCompression::None => Bytes::from(body),
             ObjectCompression::Gzip => compressed(&body),
         };
+        let mut tries = 0;
         loop {
             // A delivery of which nothing is left is noted too.
             let key = row.next.key(&row.folder, self.suffixes[0]);
@@ -173,6 +174,12 @@ impl S3Sink {
                 return Err(Error::new(Class::Configuration, "s3.taken")
                     .with("bucket", &self.link.bucket)
                     .with("key", &key));
+            }
+            tries += 1;
+            if tries >= CREATE_TRIES_MAX {
+                // The next try finds the last one by the list.
+                self.row = None;
+                return Err(self.link.taken_for_now(&key));
             }
             // An empty one: a new version of the flow, which has not taken over, looks how far this one is.
             row.next = row.next.behind(there.position);
@@ -204,7 +211,7 @@ impl S3Sink {
                     .position,
             );
         }
-        loop {
+        for _ in 0..CREATE_TRIES_MAX {
             let key = next.key(&folder, self.suffixes[0]);
             let mark = ObjectMark {
                 position: next.from,
@@ -226,6 +233,7 @@ impl S3Sink {
             // It came meanwhile.
             next = next.behind(self.link.mark(&key).await?.position);
         }
+        Err(self.link.always_there(&next.key(&folder, self.suffixes[0])))
     }
 
     /// The name of a producer's last object, or of one not far before it. Asks the service about sixty times where there are

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, BooleanArray, Date32Array, Float64Array, Int64Array, TimestampMicrosecondArray,
 };
-use busbar_connector::{Delivery, Sink};
+use busbar_connector::{Delivery, Resume, Sink};
 use busbar_event::Class;
 use tokio::runtime::Runtime;
 
 use crate::cassandra_peer::CassandraPeer;
 use crate::postgres_sink::{ints, open, rows, texts, write};
 use crate::sinks::by;
+use crate::world::{next_batch, source_of};
 
 const PRODUCER: &str = "flow:f:in:0:0:to";
 const WRITE: &str = "write: { table: t }";
@@ -322,4 +323,25 @@ fn answers_that_cannot_be_read_lose_no_rows() {
     peer.store.lock().says = None;
     assert_eq!(write(&text, &numbers(2, 7, 10)).unwrap(), [0; 0]);
     assert_eq!(there(&peer).len(), 2);
+}
+
+/// The same page would be asked for again and again.
+#[test]
+fn a_page_that_goes_on_where_it_began_is_refused() {
+    let peer = CassandraPeer::new();
+    peer.store.lock().numbers.extend(0..9);
+    peer.store.lock().stuck = true;
+    let query = "query: { statement: 'select n from t where n > :position', position: n, start: '-1', rows: 3 }";
+    Runtime::new().expect("a runtime").block_on(async {
+        let mut source = source_of(&peer.connection(query), Resume::default()).await;
+        let first = next_batch(source.as_mut()).await.unwrap();
+        assert_eq!(first.expect("a batch").batch.rows(), 3);
+        let refused = next_batch(source.as_mut()).await.expect_err("stuck");
+        assert_eq!(
+            (refused.class(), refused.code()),
+            (Class::Transient, "cassandra.strange")
+        );
+        let message = refused.message(busbar_event::Language::En);
+        assert!(message.contains("goes on where it began"), "{message}");
+    });
 }

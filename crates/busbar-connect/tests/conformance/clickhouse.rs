@@ -17,7 +17,7 @@ use crate::postgres_sink::{ints, open, rows, texts, write};
 use crate::servers::{DatabaseServer, clickhouse};
 use crate::sinks::{by, delivery};
 use crate::subjects::numbered;
-use crate::world::spec;
+use crate::world::{next_batch, source_of, spec};
 
 const PRODUCER: &str = "flow:f:in:0:0:to";
 
@@ -264,6 +264,26 @@ fn types_that_do_not_fit_are_refused_before_anything_is_written() {
     peer.store.lock().columns = vec![("w", "Int64")];
     let refused = write(&text, &rows(1, vec![("v", ints(&[1]))])).expect_err("no such column");
     assert_eq!(refused.code(), "clickhouse.no-column");
+}
+
+/// A statement that heeds no position would answer with the same rows for ever.
+#[test]
+fn rows_that_come_again_are_refused() {
+    let peer = ClickHousePeer::new();
+    peer.store.lock().numbers.extend(0..5);
+    peer.store.lock().repeats = true;
+    let query = "query: { statement: 'select n from t where n > {position:Int64} order by n', position: n, start: '-1', rows: 3 }";
+    Runtime::new().expect("a runtime").block_on(async {
+        let mut source = source_of(&peer.connection(query), Resume::default()).await;
+        let first = next_batch(source.as_mut()).await.unwrap();
+        let first = first.expect("a batch");
+        assert_eq!(first.batch.rows(), 3);
+        let refused = next_batch(source.as_mut()).await.expect_err("again");
+        assert_eq!(
+            (refused.class(), refused.code()),
+            (Class::Configuration, "clickhouse.position-again")
+        );
+    });
 }
 
 fn connection(server: &DatabaseServer, more: &str) -> String {

@@ -114,6 +114,8 @@ pub struct Rows {
     held: Vec<Request>,
     /// Numbers that are read.
     pub numbers: BTreeSet<u64>,
+    /// Whether they are read from the first one on, wherever that is to begin.
+    pub repeats: bool,
     /// What is answered to statements of look-ups, calls and queries: lines of TabSeparated.
     pub said: BTreeMap<String, Vec<u8>>,
     /// Such statements as they came.
@@ -123,6 +125,7 @@ pub struct Rows {
 impl ClickHousePeer {
     pub fn new() -> ClickHousePeer {
         let store = Arc::new(Mutex::new(Rows {
+            repeats: false,
             columns: vec![("n", "Int64"), ("note", "Nullable(String)")],
             engine: "ReplicatedMergeTree",
             all: Vec::new(),
@@ -256,6 +259,7 @@ impl Rows {
             let limit: String = limit.chars().take_while(char::is_ascii_digit).collect();
             let limit = limit.parse().expect("a number");
             let from: i64 = query["param_position"].parse().expect("a number");
+            let from = if self.repeats { -1 } else { from };
             let rows = self.numbers.iter().filter(|n| **n as i64 > from);
             let mut text = String::new();
             for n in rows.take(limit) {

@@ -272,6 +272,34 @@ fn a_page_that_is_too_large_is_asked_for_in_parts() {
 }
 
 /// One of them would be passed over: behind the first is behind the second.
+/// Also behind a start, which knows only the place of the last document.
+#[test]
+fn documents_that_come_again_are_refused() {
+    let peer = Peer::new();
+    for n in 0..25 {
+        put(&peer, &n.to_string(), json!(n));
+    }
+    peer.store.lock().repeats = true;
+    Runtime::new().expect("a runtime").block_on(async {
+        let mut reading = source(&peer, Resume::default()).await;
+        let first = next_batch(reading.as_mut()).await.unwrap();
+        let first = first.expect("a batch");
+        let mut resume = Resume::default();
+        let position = first.position.last().expect("a position");
+        resume.positions.insert(String::new(), position);
+        resume.notes.insert(String::new(), first.note);
+        for mut reading in [reading, source(&peer, resume).await] {
+            let refused = next_batch(reading.as_mut()).await.expect_err("again");
+            assert_eq!(
+                (refused.class(), refused.code()),
+                (Class::Configuration, "elastic.page-again")
+            );
+            let message = refused.message(busbar_event::Language::En);
+            assert!(message.contains(" index docs "), "{message}");
+        }
+    });
+}
+
 #[test]
 fn documents_that_the_order_does_not_tell_apart_are_refused() {
     for (other, code) in [

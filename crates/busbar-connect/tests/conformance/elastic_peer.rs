@@ -149,6 +149,8 @@ pub struct Store {
     pub padding: usize,
     /// How many searches are answered without one of the shards.
     pub partial: usize,
+    /// Whether pages begin at the first document again, whatever they are to begin behind.
+    pub repeats: bool,
     /// The fields that an index is said to have, each with its types.
     pub fields: Value,
     scrolls: BTreeMap<String, Vec<(String, Value)>>,
@@ -357,7 +359,11 @@ impl Store {
     /// The next two documents.
     fn scroll(&mut self, id: &str) -> (u16, Value) {
         let left = self.scrolls.get_mut(id).expect("it is known");
-        let page: Vec<_> = left.drain(..left.len().min(2)).collect();
+        let mut page = left.clone();
+        page.truncate(2);
+        if !self.repeats {
+            left.drain(..page.len());
+        }
         let hits = page
             .into_iter()
             .map(|(id, document)| json!({ "_index": "docs", "_id": id, "_source": document }));
@@ -371,7 +377,8 @@ impl Store {
         let index = request.path.split('/').nth(1).unwrap_or_default();
         let field = search["sort"][0].as_object().expect("a field");
         let field = field.keys().next().expect("a field").clone();
-        let after = search["search_after"][0].as_i64().unwrap_or(i64::MIN);
+        let after = search["search_after"][0].as_i64().filter(|_| !self.repeats);
+        let after = after.unwrap_or(i64::MIN);
         let mut found: Vec<_> = self
             .documents
             .iter()

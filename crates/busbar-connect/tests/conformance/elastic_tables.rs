@@ -1,5 +1,7 @@
 //! Documents of Elasticsearch as rows: looked up by `join`, and read as a whole.
 
+use std::path::Path;
+
 use busbar_event::Class;
 use busbar_flow::{DeadFilter, FlowState};
 use serde_json::{Value, json};
@@ -8,7 +10,8 @@ use crate::database_lookups::{counted, joined, results, send};
 use crate::database_queries::Asked;
 use crate::elastic_peer::Peer;
 use crate::servers::elasticsearch;
-use crate::world::{World, eventually};
+use crate::service_context;
+use crate::world::{World, eventually, spec};
 
 const COLUMNS: &str = "[{ name: _id, type: text }, { name: site, type: text }, { name: id, type: int }, { name: name, type: text }, \
      { name: weight, type: float }, { name: born, type: time }, { name: ok, type: bool }, { name: at.ward, type: int }, { name: more, type: json }]";
@@ -232,6 +235,34 @@ fn a_search_without_one_of_the_shards_is_repeated() {
     send(&world, &[json!({"n": 0, "site": "s", "id": 1})]);
     assert_eq!(results(&world, 1)[0]["name"], "it's");
     assert_eq!(counted(&world).failures, 1);
+}
+
+/// A reading that begins again and again has no end.
+#[test]
+fn a_page_that_comes_again_ends_the_reading() {
+    let peer = peer();
+    let registry = busbar_connect::registry();
+    let connector = registry.get("elasticsearch").expect("registered");
+    let spec = spec(&connection(&peer.url(), "docs", "site, id"));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let context = service_context(Path::new("/"));
+        let store = connector.store(&spec, context).await.expect("it opens");
+        for (repeats, ends) in [(false, true), (true, false)] {
+            peer.store.lock().repeats = repeats;
+            let mut rows = store.all("p", &[0]).await.expect("it begins");
+            let ended = loop {
+                match rows.next().await {
+                    Ok(Some(_)) => {}
+                    other => break other,
+                }
+            };
+            match ended {
+                Ok(_) => assert!(ends),
+                Err(error) => assert_eq!((error.code(), ends), ("elastic.page-again", false)),
+            }
+        }
+    });
 }
 
 /// Elasticsearch itself.

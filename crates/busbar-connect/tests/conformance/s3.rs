@@ -7,7 +7,7 @@ use busbar_connector::{Polling, Resume, Sink, Source};
 use busbar_event::Class;
 use tokio::runtime::Runtime;
 
-use crate::s3_peer::S3Peer;
+use crate::s3_peer::{ListLie, S3Peer};
 use crate::sink_context;
 use crate::sinks::{by, delivery};
 use crate::subjects::numbered;
@@ -223,6 +223,60 @@ fn a_service_or_an_object_that_cannot_keep_rows_once_is_refused() {
     peer.store.lock().marks.clear();
     refused("s3.no-position");
     assert_eq!(peer.lines(), [""; 0]);
+}
+
+/// The search for the last object, and the reading of one after the other, come to an end whatever the service lists.
+#[test]
+fn lists_that_are_not_what_was_asked_for_are_refused() {
+    let peer = S3Peer::new();
+    for position in 0..5 {
+        peer.put_marked(&key(position, 0), position + 1);
+    }
+    peer.put("in/1", "{}\n");
+    peer.put("in/2", "{}\n");
+    peer.put("z", "");
+    peer.store.lock().page = Some(2);
+    Runtime::new().expect("a runtime").block_on(async {
+        for (lie, code) in [
+            (ListLie::FromTheStart, "s3.list-order"),
+            (ListLie::Descending, "s3.list-order"),
+            (ListLie::AnyPrefix, "s3.list-prefix"),
+            (ListLie::EmptyAndMore, "s3.list-empty"),
+        ] {
+            peer.store.lock().list_lie = Some(lie);
+            let asked = peer.requests().len();
+            let refused = sink(&peer).await.position(PRODUCER).await;
+            let refused = refused.expect_err(code);
+            assert_eq!(
+                (refused.class(), refused.code()),
+                (Class::Configuration, code)
+            );
+            let message = refused.message(busbar_event::Language::En);
+            assert!(message.contains(" bucket b "), "{message}");
+            let mut reading = source(&peer, Resume::default()).await;
+            let refused = loop {
+                match next_batch(reading.as_mut()).await {
+                    Ok(read) => assert!(read.is_some(), "{lie:?}"),
+                    Err(refused) => break refused,
+                }
+            };
+            assert_eq!(refused.code(), code);
+            assert!(peer.requests().len() < asked + 20, "{lie:?}");
+        }
+    });
+}
+
+/// Objects are there, each under the name that the next one is to have, and no list has one of them.
+#[test]
+fn objects_that_no_list_has_are_not_passed_without_end() {
+    let peer = S3Peer::new();
+    for attempt in 0..300 {
+        peer.put_marked(&key(0, attempt), 0);
+    }
+    peer.store.lock().list_lie = Some(ListLie::Empty);
+    let runtime = Runtime::new().expect("a runtime");
+    let refused = runtime.block_on(async { sink(&peer).await.position(PRODUCER).await });
+    assert_eq!(refused.expect_err("no end").code(), "s3.always-there");
 }
 
 async fn source(peer: &S3Peer, resume: Resume) -> Box<dyn Source> {

@@ -82,6 +82,21 @@ pub struct S3Peer {
     pub store: Arc<Mutex<Objects>>,
 }
 
+/// What a list does otherwise than it should.
+#[derive(Clone, Copy, Debug)]
+pub enum ListLie {
+    /// It begins at the first key, wherever it is to start.
+    FromTheStart,
+    /// It has keys with another beginning.
+    AnyPrefix,
+    /// Its keys descend.
+    Descending,
+    /// It has more, and never says what.
+    EmptyAndMore,
+    /// It has nothing of what is there.
+    Empty,
+}
+
 #[derive(Default)]
 pub struct Objects {
     pub all: BTreeMap<String, Vec<u8>>,
@@ -95,6 +110,8 @@ pub struct Objects {
     held: Vec<Request>,
     /// Whether objects are replaced in spite of If-None-Match.
     pub careless: bool,
+    /// What lists do otherwise than they should.
+    pub list_lie: Option<ListLie>,
 }
 
 impl S3Peer {
@@ -221,14 +238,21 @@ impl Objects {
         let most = query["max-keys"].parse().expect("a number");
         let most = self.page.unwrap_or(most);
         let found = self.all.iter().filter(|(key, _)| {
-            key.starts_with(prefix.as_str())
-                && after.is_none_or(|after| *key > after)
-                && !(flat && key[prefix.len()..].contains('/'))
+            let any_prefix = matches!(self.list_lie, Some(ListLie::AnyPrefix));
+            let from_the_start = matches!(self.list_lie, Some(ListLie::FromTheStart));
+            let is_behind = from_the_start || after.is_none_or(|after| *key > after);
+            let rest = key.strip_prefix(prefix.as_str());
+            is_behind && rest.map_or(any_prefix, |rest| !(flat && rest.contains('/')))
         });
-        let found: Vec<_> = found.collect();
+        let mut found: Vec<_> = found.collect();
+        match self.list_lie {
+            Some(ListLie::Descending) => found.reverse(),
+            Some(ListLie::EmptyAndMore | ListLie::Empty) => found.clear(),
+            _ => {}
+        }
         let mut text = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><IsTruncated>{}</IsTruncated>",
-            found.len() > most
+            found.len() > most || matches!(self.list_lie, Some(ListLie::EmptyAndMore))
         );
         for (key, body) in found.into_iter().take(most) {
             let key = key.replace('&', "&amp;").replace('<', "&lt;");
