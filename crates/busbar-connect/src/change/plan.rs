@@ -30,7 +30,7 @@ pub trait TargetColumn: Clone {
     fn fit(&self, from: &DataType) -> Fit;
     /// The column as it is written to, under the flow's name for it.
     fn taken(&self, name: &str, lossy: bool) -> Self;
-    /// How the database tells its values apart, where they are texts.
+    /// How the database tells its values apart, where texts are written to it.
     fn texts(&self) -> KeyTexts;
 }
 
@@ -50,8 +50,8 @@ pub struct WriteColumns<T> {
     pub columns: Vec<(usize, T)>,
     /// Places of the key among `columns`.
     pub key: Vec<usize>,
-    /// How the database tells the texts of keys apart.
-    pub texts: KeyTexts,
+    /// How the database tells the values of the columns of the key apart, as they are sent.
+    pub texts: Vec<KeyTexts>,
     /// The place among `columns` of the one that grows with each change of a row.
     pub newer: Option<usize>,
     /// Which rows win, by which column among `columns`, and the place in the rows of what it was before.
@@ -79,6 +79,24 @@ fn check_fit<T: TargetColumn>(field: &Field, target: &T, lossy: bool) -> Result<
         .with("column", field.name())
         .with("from", field.data_type())
         .with("to", target.shown()))
+}
+
+/// How a database tells values of a type apart in a column that tells its texts apart so.
+fn key_texts(from: &DataType, texts: KeyTexts, lossy: bool) -> KeyTexts {
+    use DataType as D;
+    use KeyTexts as K;
+    let is_text = |kind: &DataType| matches!(kind, D::Utf8 | D::LargeUtf8 | D::Utf8View);
+    match (texts, from) {
+        (K::Number | K::Time | K::Uuid | K::Unknown, D::Dictionary(_, values)) => {
+            key_texts(values, texts, lossy)
+        }
+        // What is rounded or cut may become what another one is.
+        (K::Number | K::Time, from) if lossy && !from.is_integer() => K::Unknown,
+        // Of its own type each value is sent in one way only, but for zero and minus zero.
+        (K::Number, from) if from.is_floating() || is_text(from) => K::Number,
+        (K::Number | K::Time | K::Uuid | K::Unknown, from) if !is_text(from) => K::Exact,
+        _ => texts,
+    }
 }
 
 /// What the rows of a delivery ask for.
@@ -212,11 +230,18 @@ impl<T: TargetColumn> WriteColumns<T> {
             _ => None,
         };
         let key = key.collect::<Result<Vec<usize>, _>>()?;
-        let texts = key.iter().map(|at| columns[*at].1.texts()).max();
+        let texts = key.iter().map(|at| {
+            let (place, target) = &columns[*at];
+            key_texts(
+                schema.field(*place).data_type(),
+                target.texts(),
+                options.lossy,
+            )
+        });
         Ok(WriteColumns {
             prefer,
+            texts: texts.collect(),
             key,
-            texts: texts.unwrap_or_default(),
             newer: newer.collect::<Result<Vec<_>, _>>()?.pop(),
             columns,
             change,
@@ -226,12 +251,10 @@ impl<T: TargetColumn> WriteColumns<T> {
 
     /// What a row's key may be to the database, of its values as they are sent; none where keys are told apart by their bytes.
     pub fn alike<'v>(&self, value: impl Fn(usize) -> &'v [u8]) -> Option<AlikeKey> {
-        let texts = |at: usize| match self.columns[at].1.texts() {
-            KeyTexts::Exact => KeyTexts::Exact,
-            _ => self.texts,
-        };
-        let values = self.key.iter().map(|at| (texts(*at), value(*at)));
-        (self.texts != KeyTexts::Exact).then(|| AlikeKey::of(values))
+        let key = self.texts.iter().zip(&self.key);
+        let values = key.map(|(texts, at)| (*texts, value(*at)));
+        let is_exact = |texts: &KeyTexts| *texts == KeyTexts::Exact;
+        (!self.texts.iter().all(is_exact)).then(|| AlikeKey::of(values))
     }
 
     /// Whether rows of one key are written one by one, the second one compared with what the first one comes to.

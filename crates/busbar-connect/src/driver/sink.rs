@@ -169,8 +169,11 @@ impl DriverSink {
         let table = dialect.table(&found.schema, &found.table);
         let mut written =
             WriteColumns::plan(&dialect.plan, options, &self.schema, &table, &columns)?;
-        if written.texts != KeyTexts::Exact && dialect.collates() {
-            written.texts = KeyTexts::Collated;
+        if dialect.collates() {
+            let texts = written.texts.iter_mut();
+            for texts in texts.filter(|texts| **texts == KeyTexts::Padded) {
+                *texts = KeyTexts::Collated;
+            }
         }
         let has_other_keys = check_key(&written, &found, &table)?;
         let positions = self.positions(session, dialect, &found.schema).await?;

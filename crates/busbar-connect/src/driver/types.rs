@@ -112,8 +112,13 @@ impl TargetColumn for DriverTarget {
     // What the database is decides whether there is more to it.
     fn texts(&self) -> KeyTexts {
         match self.kind {
+            _ if self.shown.eq_ignore_ascii_case("uuid") => KeyTexts::Uuid,
             sql::CHAR | sql::VARCHAR | sql::CLOB | sql::OTHER => KeyTexts::Padded,
-            _ => KeyTexts::Exact,
+            sql::VARBINARY | sql::BLOB => KeyTexts::Exact,
+            sql::TINYINT | sql::SMALLINT | sql::INTEGER | sql::BIGINT => KeyTexts::Number,
+            sql::NUMERIC | sql::REAL | sql::DOUBLE => KeyTexts::Number,
+            sql::DATE | sql::TIMESTAMP | sql::TIMESTAMP_WITH_TIMEZONE => KeyTexts::Time,
+            _ => KeyTexts::Unknown,
         }
     }
 }

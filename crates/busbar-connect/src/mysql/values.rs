@@ -47,7 +47,15 @@ impl TargetColumn for Target {
     }
 
     fn texts(&self) -> KeyTexts {
-        self.texts
+        match self.kind.as_str() {
+            // `70` is 1970.
+            "year" | "time" | "inet4" | "inet6" => KeyTexts::Unknown,
+            "decimal" | "float" | "double" => KeyTexts::Number,
+            kind if is_whole(kind) => KeyTexts::Number,
+            "date" | "datetime" | "timestamp" => KeyTexts::Time,
+            "uuid" => KeyTexts::Uuid,
+            _ => self.texts,
+        }
     }
 }
 

@@ -59,7 +59,13 @@ impl TargetColumn for Target {
         match self.oid {
             _ if self.is_collated => KeyTexts::Collated,
             oid::BPCHAR => KeyTexts::Padded,
-            _ => KeyTexts::Exact,
+            oid::TEXT | oid::VARCHAR | oid::BYTEA => KeyTexts::Exact,
+            oid::INT2 | oid::INT4 | oid::INT8 | oid::NUMERIC | oid::FLOAT4 | oid::FLOAT8 => {
+                KeyTexts::Number
+            }
+            oid::DATE | oid::TIMESTAMP | oid::TIMESTAMPTZ => KeyTexts::Time,
+            oid::UUID => KeyTexts::Uuid,
+            _ => KeyTexts::Unknown,
         }
     }
 }

@@ -49,9 +49,15 @@ impl TargetColumn for MssqlTarget {
     }
 
     fn texts(&self) -> KeyTexts {
-        match is_text(&self.kind) {
-            true => KeyTexts::Collated,
-            false => KeyTexts::Exact,
+        match self.kind.as_str() {
+            kind if is_text(kind) => KeyTexts::Collated,
+            kind if is_bytes(kind) => KeyTexts::Exact,
+            kind if is_whole(kind) || is_decimal(kind) => KeyTexts::Number,
+            "float" | "real" => KeyTexts::Number,
+            "date" | "datetime" | "datetime2" | "datetimeoffset" => KeyTexts::Time,
+            "uniqueidentifier" => KeyTexts::Uuid,
+            // `smalldatetime` leaves the seconds out.
+            _ => KeyTexts::Unknown,
         }
     }
 }

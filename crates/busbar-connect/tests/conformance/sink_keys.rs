@@ -103,6 +103,51 @@ fn keys_that_are_one_to_the_database_are_written_in_their_order() {
     );
 }
 
+/// The texts of one number, moment or UUID: the last one counts, and what is deleted is gone.
+#[test]
+fn texts_of_one_value_are_one_key() {
+    let uuid = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+    let upper = uuid.to_uppercase();
+    let numbers = ["1", "1.0", "2.50", "+2.5", "3"];
+    let moments = [
+        "2024-05-06 07:08:09",
+        "2024-05-06T07:08:09.00",
+        "2024-05-07 00:00:00",
+        "2024-05-07",
+        "2024-05-08",
+    ];
+    let other = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a12";
+    let upper_other = other.to_uppercase();
+    let last = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a13";
+    let uuids = [uuid, &upper, other, &upper_other, last];
+    let (first, second) = (postgres(), mariadb());
+    for (kinds, keys) in [
+        (["numeric(10,2)", "decimal(10,2)"], numbers),
+        (["timestamp", "datetime"], moments),
+        (["uuid", "uuid"], uuids),
+    ] {
+        let all = [
+            ("upsert", keys[0], "1"),
+            ("upsert", keys[1], "2"),
+            ("upsert", keys[2], "3"),
+            ("delete", keys[3], ""),
+            ("upsert", keys[4], "4"),
+        ];
+        for (server, kind) in [first, second].into_iter().zip(kinds) {
+            let made = format!("create table t (id {kind} primary key, name text)");
+            let database = server.database(&made);
+            let table = format!("table: t, {WRITE}");
+            let text = match std::ptr::eq(server, first) {
+                true => connection(server, &database, &table),
+                false => mysql(&database, &table),
+            };
+            assert_eq!(write(&text, &changes(&all)).unwrap(), [0; 0], "{kind}");
+            let there = server.run(&database, "select name from t order by name");
+            assert_eq!(there, "2\n4", "{kind}");
+        }
+    }
+}
+
 #[test]
 fn keys_that_are_one_to_the_database_are_written_in_their_order_by_drivers() {
     for name in ["mariadb", "mariadb-odbc"] {
