@@ -118,11 +118,13 @@ impl MssqlServer {
             return Ok(());
         }
         let table = &plan.tables.written;
+        // One with a filter tells some rows apart, and one that is disabled none.
         let sql = format!(
             "SELECT i.index_id, c.name FROM sys.indexes i \
              JOIN sys.index_columns x ON x.object_id = i.object_id AND x.index_id = i.index_id \
              JOIN sys.columns c ON c.object_id = x.object_id AND c.column_id = x.column_id \
-             WHERE i.object_id = OBJECT_ID({}) AND i.is_unique = 1 AND x.is_included_column = 0 ORDER BY i.index_id",
+             WHERE i.object_id = OBJECT_ID({}) AND i.is_unique = 1 AND i.has_filter = 0 AND i.is_disabled = 0 \
+             AND x.is_included_column = 0 ORDER BY i.index_id",
             literal(table)
         );
         let doing = self.doing(table, options.rights());
