@@ -43,8 +43,8 @@ impl ColumnsMark {
     }
 }
 
-/// Half of a SHA-256 in hexadecimal digits.
-fn identity<T: Serialize>(of: &T) -> String {
+/// What identifies names or other texts in their order: half of a SHA-256 of their JSON in hexadecimal digits.
+pub fn identity<T: Serialize>(of: &T) -> String {
     // Texts have no failure as JSON.
     let text = serde_json::to_vec(of).unwrap_or_default();
     let mut identity = String::new();

@@ -14,5 +14,5 @@ pub mod mysql;
 pub mod postgres;
 mod time;
 
-pub use columns::ColumnsMark;
+pub use columns::{ColumnsMark, identity};
 pub use time::write_time;

@@ -35,6 +35,7 @@ impl BeginTables<'_> {
         };
         self.topic.write(value, &mut topic);
         let whole = format!("{schema}.{name}");
+        collector.follow(&whole);
         let again = self.again.get(&whole).copied().unwrap_or(0);
         let now = context.clock.now_micros();
         let mut table = Table::new(&whole, topic, again, self.snapshot, collector, now);

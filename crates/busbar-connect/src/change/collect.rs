@@ -1,8 +1,8 @@
 //! Changes of transactions as batches: what sources that follow a database's log have in common.
 //!
 //! Parts and positions: `stream` is behind the last whole transaction in the log. A transaction that is too large for one
-//! batch is a part of its own, `large:PLACE`, with the numbers of its rows as positions; once it is over, `stream` passes
-//! it. Each table is a part, too, whose note says how far its snapshot has come.
+//! batch is a part of its own, `large:PLACE`, with the numbers of its rows as positions and a note that says how they are
+//! numbered; once it is over, `stream` passes it. Each table is a part, too, whose note says how far its snapshot has come.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Micros, Row};
 
 use super::Echoed;
 use super::count::SentRows;
+use super::large::{FollowedTables, LargePart, RowNumbers};
 use super::snapshot::Progress;
 use crate::limits::{LARGE_TRANSACTIONS_MAX, TRANSACTION_BYTES, TRANSACTION_ROWS};
 
@@ -42,6 +43,10 @@ pub struct Collector {
     committed: u64,
     /// Parts of large transactions that are over, and the place behind each.
     over: Vec<(u64, Arc<str>)>,
+    /// The tables that are followed: their changes are counted.
+    followed: FollowedTables,
+    /// Rows of a snapshot have been handed on since the source was opened.
+    has_read: bool,
 }
 
 /// The snapshot of a table, as far as it has come.
@@ -77,8 +82,8 @@ struct Transaction {
     seen: u64,
     rows: Vec<Change>,
     bytes: usize,
-    /// The part of its own, and the position up to which its rows were committed before.
-    large: Option<(Arc<str>, u64)>,
+    /// The part of its own.
+    large: Option<LargePart>,
     /// What comes before the numbers of its rows in positions of that part.
     attempt: u64,
 }
@@ -241,7 +246,14 @@ impl Collector {
             position: known,
             handed_on: known,
             committed: known,
+            followed: FollowedTables::default(),
+            has_read: false,
         }
+    }
+
+    /// Changes of this table are counted.
+    pub fn follow(&mut self, table: &str) {
+        self.followed.add(table);
     }
 
     /// Behind everything that was taken.
@@ -301,10 +313,26 @@ impl Collector {
         !self.queue.is_empty() || self.builder.is_full()
     }
 
-    /// A transaction begins; `place` tells it apart from all others in the log.
-    pub fn begin(&mut self, place: u64, shown: String, id: String, time: Micros) {
+    /// A transaction begins; `place` tells it apart from all others in the log. `now_micros` numbers its rows anew where their
+    /// numbers would not be those that streams hold.
+    pub fn begin(&mut self, place: u64, shown: String, id: String, time: Micros, now_micros: i64) {
         let part = large_part(&self.prefix, place);
-        let before = self.resume.positions.get(&part);
+        let known = self.resume.positions.get(&part).copied();
+        let (mut attempt, mut large) = (0, None);
+        if let Some(known) = known {
+            let kept = RowNumbers::kept(self.resume.note(&part), &mut self.followed);
+            // A row of the snapshot may have come behind the rows that are there, without having seen them.
+            match kept.filter(|_| !self.has_read) {
+                Some(kept) => {
+                    attempt = kept;
+                    large = Some(LargePart::known(part.into(), known));
+                }
+                None => {
+                    attempt = super::attempt(now_micros, self.resume.reached(&part));
+                    large = Some(LargePart::new(part.into()));
+                }
+            }
+        }
         self.transaction = Some(Transaction {
             place,
             shown,
@@ -314,8 +342,8 @@ impl Collector {
             seen: 0,
             rows: Vec::new(),
             bytes: 0,
-            large: before.map(|before| (part.as_str().into(), *before)),
-            attempt: 0,
+            large,
+            attempt,
         });
     }
 
@@ -325,6 +353,7 @@ impl Collector {
         if let Some(transaction) = &mut self.transaction {
             let part = large_part(&self.prefix, transaction.place);
             transaction.attempt = super::attempt(now_micros, self.resume.reached(&part));
+            transaction.large = transaction.large.take().map(|large| large.anew());
         }
     }
 
@@ -364,11 +393,8 @@ impl Collector {
             return;
         };
         let number = transaction.seen + 1;
-        if transaction
-            .large
-            .as_ref()
-            .is_some_and(|(_, known)| transaction.attempt + number <= *known)
-        {
+        let large = transaction.large.as_ref();
+        if large.is_some_and(|large| large.has(transaction.attempt + number)) {
             return;
         }
         transaction.bytes += payload.len();
@@ -379,6 +405,30 @@ impl Collector {
             producer: transaction.producer.clone(),
             payload,
         });
+    }
+
+    /// The transaction under way empties a table. `is_read`: the last chunk has seen that, and its rows are published before the
+    /// event. The snapshot begins anew behind it then, since changes that the chunk has seen are left out.
+    pub fn empty(&mut self, table: &mut Table, is_read: bool) {
+        table.count.emptied();
+        if is_read && !table.resumed {
+            self.hand_on();
+            // The number of rows is another one.
+            table.count = SentRows::default();
+            table.progress = Progress {
+                last: None,
+                done: false,
+                rows: 0,
+                compared: None,
+                ..std::mem::take(&mut table.progress)
+            };
+            // It is kept before the event: behind a crash between them all of the table is read.
+            self.end_read(table, None);
+        }
+        let mut payload = Vec::new();
+        event::truncate(&mut payload);
+        let topic = Arc::clone(&table.topic);
+        self.push(&topic, None, payload);
     }
 
     /// Counts a change, whether it is published or not: the numbers are the same when it comes again.
@@ -405,7 +455,7 @@ impl Collector {
             };
             if transaction.large.is_none() {
                 let part = large_part(&self.prefix, transaction.place);
-                transaction.large = Some((part.into(), 0));
+                transaction.large = Some(LargePart::new(part.into()));
             }
             self.hand_on_large();
         }
@@ -415,24 +465,35 @@ impl Collector {
         let Some(transaction) = &mut self.transaction else {
             return;
         };
-        let Some((part, _)) = &transaction.large else {
+        let Some(large) = &mut transaction.large else {
             return;
         };
-        let numbers: Vec<_> = transaction
+        let attempt = transaction.attempt;
+        let positions: Vec<_> = transaction
             .rows
             .iter()
-            .map(|change| transaction.attempt + change.number)
+            .map(|change| attempt + change.number)
             .collect();
-        if numbers.is_empty() {
+        if positions.is_empty() {
             return;
         }
-        let part = Arc::clone(part);
+        let part = Arc::clone(&large.part);
+        let note = RowNumbers::new(&mut self.followed, attempt).to_note();
+        if large.begin() {
+            // How its rows are numbered is kept before the first of them.
+            self.queue.push_back(Polling {
+                batch: self.builder.finish(),
+                part: Arc::clone(&part),
+                position: Position::End(attempt),
+                note: note.clone(),
+            });
+        }
         push_rows(&mut self.builder, transaction);
         self.queue.push_back(Polling {
             batch: self.builder.finish(),
             part,
-            position: Position::Rows(numbers),
-            note: Vec::new(),
+            position: Position::Rows(positions),
+            note,
         });
     }
 
@@ -447,8 +508,8 @@ impl Collector {
         };
         self.position = self.position.max(end);
         match transaction.large {
-            Some((part, _)) => {
-                self.over.push((end, part));
+            Some(large) => {
+                self.over.push((end, large.part));
                 self.hand_on_position();
             }
             None => {
@@ -585,6 +646,7 @@ impl Collector {
     /// Adds a row that a snapshot read. What is handed on already is handed on first.
     pub fn push_read(&mut self, table: &mut Table, key: Option<&str>, payload: &[u8]) {
         table.progress.rows += 1;
+        self.has_read = true;
         self.push_of_table(table, key, payload);
     }
 
@@ -704,7 +766,7 @@ mod tests {
         assert!(!table.is_known(), "nothing of it was committed");
         collector.push_read(&mut table, None, b"{}");
         collector.end_read(&mut table, None);
-        collector.begin(1, "1".into(), "1".into(), 0);
+        collector.begin(1, "1".into(), "1".into(), 0, 0);
         collector.number_anew(0);
         for _ in 0..=TRANSACTION_ROWS {
             collector.push(&"t".into(), None, b"{}".to_vec());
@@ -714,8 +776,8 @@ mod tests {
         let batches: Vec<_> = std::iter::from_fn(|| collector.pop()).collect();
         let parts: Vec<_> = batches.iter().map(|batch| &*batch.part).collect();
         let large = "large:0000000000000001";
-        assert_eq!(parts, ["table:s.t", large, large, "stream"]);
-        for batch in &batches[..3] {
+        assert_eq!(parts, ["table:s.t", large, large, large, "stream"]);
+        for batch in &batches[..4] {
             let first = match &batch.position {
                 Position::Rows(positions) => positions.first().copied(),
                 other => other.last(),
@@ -739,12 +801,42 @@ mod tests {
         let mut collector = Collector::new(0, resume);
         let mut seen = vec![];
         for (place, end) in [(6, 7), (8, 9), (16, 20)] {
-            collector.begin(place, String::new(), String::new(), 0);
+            collector.begin(place, String::new(), String::new(), 0, 0);
             seen.push((collector.repeats(), collector.repeats_transaction()));
             collector.commit(end);
         }
         assert_eq!(seen, [(true, false), (true, false), (false, true)]);
         assert_eq!(collector.reached(), 20);
+    }
+
+    /// The rows of a chunk are in front of the event that empties their table, and the changes that it has seen do not come.
+    #[test]
+    fn a_table_that_the_last_chunk_saw_empty_is_read_anew() {
+        for (is_read, resumes) in [(true, true), (false, false)] {
+            let mut collector = Collector::new(0, Resume::default());
+            let mut table = Table::new("s.t", "t".into(), 0, true, &collector, 0);
+            collector.push_read(&mut table, Some("1"), b"{}");
+            collector.end_read(&mut table, Some(Progress::up_to(None, true)));
+            collector.begin(1, "1".into(), "1".into(), 0, 0);
+            collector.empty(&mut table, is_read);
+            collector.count();
+            collector.commit(2);
+            collector.hand_on();
+            // Killed before the event is in the stream, or before what follows it is read.
+            let mut batches: Vec<_> = std::iter::from_fn(|| collector.pop()).collect();
+            let event = batches.pop().expect("the event");
+            assert_eq!((&*event.part, event.batch.rows()), ("stream", 1));
+            let mut resume = Resume::default();
+            for batch in batches {
+                let position = batch.position.last().expect("a position");
+                resume.positions.insert(batch.part.to_string(), position);
+                resume.notes.insert(batch.part.to_string(), batch.note);
+            }
+            let collector = Collector::new(0, resume);
+            let table = Table::new("s.t", "t".into(), 0, true, &collector, 0);
+            let read = (table.resumed, table.progress.done, &table.progress.last);
+            assert_eq!(read, (resumes, !resumes, &None), "{is_read}");
+        }
     }
 
     /// Columns are kept behind the transaction that tells them, and say nothing of a snapshot that nobody has taken.
@@ -754,7 +846,7 @@ mod tests {
         let mut collector = Collector::new(0, Resume::default());
         let mut table = Table::new("s.t", "t".into(), 0, false, &collector, 0);
         assert_eq!(table.has_told(&of("a")), None);
-        collector.begin(1, "1".into(), "1".into(), 0);
+        collector.begin(1, "1".into(), "1".into(), 0, 0);
         collector.push(&"t".into(), None, b"{}".to_vec());
         table.tell(of("a"));
         collector.end_told(&mut table);

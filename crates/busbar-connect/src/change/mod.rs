@@ -5,6 +5,7 @@ pub mod collect;
 pub mod count;
 pub mod held;
 pub mod keys;
+pub mod large;
 pub mod plan;
 pub mod prefer;
 pub mod refusal;

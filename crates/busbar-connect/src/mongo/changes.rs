@@ -345,7 +345,8 @@ impl MongoFollower {
                     Some(BsonValue::Date(millis)) => millis.saturating_mul(1_000),
                     _ => i64::try_from(time >> 32).unwrap_or(0) * 1_000_000,
                 };
-                self.collector.begin(time, shown, id, micros);
+                let now = self.context.clock.now_micros();
+                self.collector.begin(time, shown, id, micros, now);
             }
             self.change(change, time)?;
             self.collector.count();
@@ -359,11 +360,11 @@ impl MongoFollower {
         let of = change.text("ns.coll").unwrap_or_default();
         match kind {
             "drop" | "rename" => {
-                self.empty(of);
+                self.empty(of, time);
                 if let Some(to) = change.text("to.coll")
                     && self.collections.iter().any(|one| one.name == to)
                 {
-                    self.empty(to);
+                    self.empty(to, time);
                     tracing::warn!(
                         connection = %self.context.name, collection = to,
                         "another collection has got the name of one that is followed; raise its number in \"again\" to read what is in it"
@@ -373,7 +374,7 @@ impl MongoFollower {
             }
             "dropDatabase" => {
                 for name in self.options.collections.clone() {
-                    self.empty(&name);
+                    self.empty(&name, time);
                 }
                 return Ok(());
             }
@@ -406,14 +407,12 @@ impl MongoFollower {
         Ok(())
     }
 
-    /// All documents of a collection are gone.
-    fn empty(&mut self, name: &str) {
-        let followed = self.collections.iter().find(|one| one.name == name);
+    /// All documents of a collection are gone, at a time.
+    fn empty(&mut self, name: &str, time: u64) {
+        let followed = self.collections.iter_mut().find(|one| one.name == name);
         if let Some(followed) = followed.filter(|one| one.table.has_begun()) {
-            let mut payload = Vec::new();
-            event::truncate(&mut payload);
-            let topic = Arc::clone(&followed.table.topic);
-            self.collector.push(&topic, None, payload);
+            let seen = followed.window.take_if(|window| time <= window.seen);
+            self.collector.empty(&mut followed.table, seen.is_some());
         }
     }
 
@@ -432,7 +431,11 @@ impl MongoFollower {
 
     /// Reads a chunk of a snapshot, if one is due; whether it has.
     async fn read_snapshot(&mut self) -> Result<bool, Error> {
-        if self.open.is_some() || self.collections.iter().any(|one| one.window.is_some()) {
+        // A chunk that has not seen what streams hold would come behind it, and what is left out then does not put it right.
+        if self.open.is_some()
+            || self.collector.repeats()
+            || self.collections.iter().any(|one| one.window.is_some())
+        {
             return Ok(false);
         }
         let due = self.collections.iter();

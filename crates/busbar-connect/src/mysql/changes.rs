@@ -358,7 +358,8 @@ impl MySqlChanges {
         }
         self.gtid.clone_from(&id);
         let position = self.origin.position(self.place);
-        self.collector.begin(position, shown, id, time);
+        let now = self.context.clock.now_micros();
+        self.collector.begin(position, shown, id, time, now);
         let mut held = self.tables.iter_mut().filter(|table| table.held.is_some());
         if let Some(table) = held.next()
             && self.collector.repeats_transaction()
@@ -439,12 +440,11 @@ impl MySqlChanges {
         let Some(BinlogFollow { table, held, .. }) = table else {
             return;
         };
-        if table.has_begun() || held.is_some() {
-            let mut payload = Vec::new();
-            event::truncate(&mut payload);
-            self.collector.push(&table.topic, None, payload);
+        match table.has_begun() || held.is_some() {
+            // A chunk that has seen it waits for the stream.
+            true => self.collector.empty(table, false),
+            false => table.count.emptied(),
         }
-        table.count.emptied();
         if let Some(held) = held {
             held.empty();
         }

@@ -4,7 +4,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use busbar_change::event;
 use busbar_change::postgres::pgoutput::{
     self, FollowEvent, Frame, Lsn, MESSAGE_PREFIX, Relation, Tuple, Value,
 };
@@ -51,6 +50,9 @@ pub struct ChangeSource {
     /// Transactions with such changes that not everybody has seen yet, as far as is known. A chunk without one of them is read
     /// again.
     passed: VecDeque<u32>,
+    /// Transactions that had written to tables that are to be read, and were not over when the source was opened. The stream may
+    /// have passed them before, so that a chunk has to see them.
+    writing: HashSet<String>,
     collector: Collector,
     /// What the server was told at the last status to be kept for good.
     kept: Lsn,
@@ -140,6 +142,7 @@ impl ChangeSource {
             transaction: 0,
             changed: false,
             passed: VecDeque::new(),
+            writing: HashSet::new(),
             collector,
             kept: known,
             next_status: now,
@@ -172,6 +175,9 @@ impl ChangeSource {
                 window: None,
                 reading: None,
             });
+        }
+        if known > Lsn::default() {
+            source.writing = source.writing().await?;
         }
         source.collector.hand_on_position();
         Ok(source)
@@ -330,8 +336,9 @@ impl ChangeSource {
             } => {
                 self.transaction = transaction;
                 self.changed = false;
-                self.collector
-                    .begin(commit.0, commit.to_string(), transaction.to_string(), time);
+                let (shown, id) = (commit.to_string(), transaction.to_string());
+                let now = self.context.clock.now_micros();
+                self.collector.begin(commit.0, shown, id, time, now);
             }
             FollowEvent::Commit { end } => {
                 if std::mem::take(&mut self.changed) {
@@ -351,13 +358,8 @@ impl ChangeSource {
             FollowEvent::Truncate { tables } => {
                 for table in tables {
                     let known = self.relations.get(&table).and_then(|known| known.table);
-                    let table = known.map(|at| &mut self.tables[at].table);
-                    if let Some(table) = table.filter(|table| table.has_begun()) {
-                        let mut payload = Vec::new();
-                        event::truncate(&mut payload);
-                        self.changed = true;
-                        table.count.emptied();
-                        self.collector.push(&table.topic, None, payload);
+                    if let Some(at) = known {
+                        self.empty(at);
                     }
                 }
                 self.collector.count();
@@ -369,6 +371,16 @@ impl ChangeSource {
             FollowEvent::Message { .. } | FollowEvent::Other => {}
         }
         Ok(())
+    }
+
+    /// The transaction under way has emptied a table.
+    fn empty(&mut self, at: usize) {
+        let Following { table, window, .. } = &mut self.tables[at];
+        if table.has_begun() {
+            self.changed = true;
+            let seen = window.take_if(|window| window.seen.has(self.transaction));
+            self.collector.empty(table, seen.is_some());
+        }
     }
 
     fn relation(&mut self, mut relation: Relation) {
@@ -597,10 +609,28 @@ impl ChangeSource {
         }
     }
 
+    /// The transactions that have written to tables that are to be read, and are not over.
+    async fn writing(&mut self) -> Result<HashSet<String>, Error> {
+        let unread = self
+            .tables
+            .iter()
+            .filter(|table| !table.table.progress.done);
+        let unread: Vec<_> = unread.map(|table| table.followed.quoted()).collect();
+        if unread.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut sql = self.session().await?;
+        let writing = snapshot::writing(&mut sql, &unread).await;
+        let writing = writing.map_err(|failed| failed.told(self.server.doing("", "SELECT")))?;
+        self.sql = Some(sql);
+        Ok(writing)
+    }
+
     /// Reads a piece of a snapshot, if one is due; whether it has.
     async fn read_snapshot(&mut self) -> Result<bool, Error> {
         let waits = self.tables.iter().any(|table| table.window.is_some());
-        if waits || self.collector.in_transaction() {
+        // A chunk that has not seen what streams hold would come behind it, and what is left out then does not put it right.
+        if waits || self.collector.in_transaction() || self.collector.repeats() {
             return Ok(false);
         }
         let Some(at) = self
@@ -610,6 +640,14 @@ impl ChangeSource {
         else {
             return Ok(false);
         };
+        if !self.writing.is_empty() {
+            let writing = self.writing().await?;
+            self.writing
+                .retain(|transaction| writing.contains(transaction));
+            if !self.writing.is_empty() {
+                return Ok(false);
+            }
+        }
         let quoted = self.tables[at].followed.quoted();
         let read = match self.tables[at].followed.key.is_empty() {
             true => self.read_whole(at).await,

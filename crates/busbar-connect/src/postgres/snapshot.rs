@@ -1,8 +1,10 @@
 //! Reading what was in a table before its changes came: chunks by key, each in a transaction of its own whose snapshot says
 //! which transactions it saw.
 
+use std::collections::HashSet;
+
 use busbar_change::postgres::pgoutput::Lsn;
-use busbar_change::postgres::wire::identifier;
+use busbar_change::postgres::wire::{identifier, literal};
 use busbar_event::Error;
 use bytes::Bytes;
 
@@ -52,6 +54,27 @@ impl Seen {
         };
         whole < self.first_running || whole < self.next && !self.running.contains(&whole)
     }
+}
+
+/// The transactions that have written to these tables, as they are written in SQL, and are not over, as the server names
+/// them. One that is in the log is over when others see it, and has its lock until then.
+///
+/// # Errors
+/// Why it failed.
+pub async fn writing(link: &mut Link, tables: &[String]) -> Result<HashSet<String>, Failed> {
+    let tables: Vec<_> = tables
+        .iter()
+        .map(|table| format!("{}::regclass", literal(table)))
+        .collect();
+    let sql = format!(
+        "SELECT DISTINCT virtualtransaction FROM pg_locks WHERE mode = 'RowExclusiveLock' AND relation IN ({}) \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        tables.join(", ")
+    );
+    let answers = link.run(&sql).await?;
+    let answer = answers.into_iter().next().unwrap_or_default();
+    let names = (0..answer.rows.len()).filter_map(|row| answer.text(row, 0));
+    Ok(names.map(str::to_owned).collect())
 }
 
 /// The statement that reads rows behind a key, in its order.

@@ -417,10 +417,11 @@ impl MssqlChanges {
                 if let Some(open) = taking.open.replace(place) {
                     self.collector.commit(open);
                 }
-                begin(&mut self.collector, self.by, place);
+                let now = self.clock.now_micros();
+                begin(&mut self.collector, self.by, place, now);
                 if self.by == MssqlFollowBy::Tracking {
                     // A row that is changed again has a new version: the transaction comes without it the next time.
-                    self.collector.number_anew(self.clock.now_micros());
+                    self.collector.number_anew(now);
                 }
             }
             let change = taking.pages[at].pop(&self.server, self.by)?;
@@ -592,12 +593,12 @@ impl MssqlChanges {
 }
 
 /// Begins a transaction of this place.
-fn begin(collector: &mut Collector, by: MssqlFollowBy, place: u64) {
+fn begin(collector: &mut Collector, by: MssqlFollowBy, place: u64, now_micros: i64) {
     let shown = match by {
         MssqlFollowBy::Cdc => MssqlLsn::of(place).to_string(),
         MssqlFollowBy::Tracking => place.saturating_sub(1).to_string(),
     };
-    collector.begin(place, shown.clone(), shown, ARRIVAL);
+    collector.begin(place, shown.clone(), shown, ARRIVAL, now_micros);
 }
 
 /// Publishes a change, unless a chunk of the snapshot has it or will have it.

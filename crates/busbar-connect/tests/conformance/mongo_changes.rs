@@ -1,6 +1,6 @@
 //! What the change source of `mongodb` does beside what all sources do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use busbar_event::Class;
@@ -217,6 +217,42 @@ fn changes_that_were_made_while_the_node_was_dead_come_once() {
     let words: Vec<_> = all[61..].iter().map(Event::json).collect();
     let words: Vec<_> = words.iter().map(|json| json["change"].clone()).collect();
     assert_eq!(words, ["update", "delete", "insert"]);
+}
+
+/// A chunk is read before the stream comes to the event that empties the collection.
+#[test]
+fn a_collection_that_is_dropped_and_filled_before_its_chunk_comes_whole() {
+    let server = mongodb_set();
+    let database = server.name();
+    server.run(&database, "db.t.insert_many([{'_id': 1}, {'_id': 2}])");
+    let world = world();
+    apply(&world, &connection(server, &database, "collections: [t]"));
+    events(&world, 2);
+    let (disk, folder) = world.kill();
+    server.run(
+        &database,
+        "db.t.drop()\ndb.t.insert_many([{'_id': 2}, {'_id': 4}])\n",
+    );
+    let world = World::open(disk, folder);
+    apply(
+        &world,
+        &connection(server, &database, "collections: [t], again: { t: 1 }"),
+    );
+    server.run(&database, "db.t.insert_one({'_id': 9})");
+    eventually("all of it", || {
+        let mut rows = BTreeSet::new();
+        for event in world.events("in") {
+            let json = event.json();
+            match json["change"].as_str() {
+                Some("truncate") => rows.clear(),
+                _ => drop(rows.insert(json["_id"].as_i64())),
+            }
+        }
+        match rows == BTreeSet::from([Some(2), Some(4), Some(9)]) {
+            true => Ok(()),
+            false => Err(format!("{rows:?} {:?}", world.source("c"))),
+        }
+    });
 }
 
 #[test]

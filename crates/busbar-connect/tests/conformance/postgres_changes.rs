@@ -302,7 +302,7 @@ pub fn folded(
     (rows, versions)
 }
 
-fn same(db: &Followed<'_>, world: &World, table: &str, id: &str) {
+pub fn same(db: &Followed<'_>, world: &World, table: &str, id: &str) {
     let there = || -> BTreeMap<String, i64> {
         let rows = db.run(&format!("select {id} || '|' || n from {table}"));
         rows.lines()

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use busbar_connector::SnapshotState;
 
 use crate::mysql_changes::each_version_once;
-use crate::postgres_changes::{Followed, STREAM, VERSIONED, apply, events, running};
-use crate::servers::{DatabaseServer, postgres};
-use crate::world::{AtEnd, World, eventually};
+use crate::postgres_changes::{Followed, STREAM, VERSIONED, apply, events, running, same};
+use crate::servers::{DatabaseServer, own_postgres, postgres};
+use crate::world::{AtEnd, Event, World, eventually};
 
 fn world() -> World {
     World::new(Arc::new(tempfile::tempdir().expect("a folder")))
@@ -183,6 +183,102 @@ fn between_two_snapshots_each_version_comes_once() {
         .iter()
         .position(|event| event.text().contains("truncate"));
     each_version_once(&events[anew.expect("it was emptied")..], "v");
+}
+
+/// Rows with this key in the stream.
+fn with_id(world: &World, topic: &str, id: u64) -> Vec<Event> {
+    let events = world.events("in").into_iter();
+    let of = events.filter(|event| event.topic == topic && event.json()["id"] == id);
+    of.collect()
+}
+
+/// The chunk is read before the stream comes to the event that empties the table.
+#[test]
+fn a_table_that_is_emptied_and_filled_before_its_chunk_comes_whole() {
+    let db = Followed::new(
+        postgres(),
+        "create table t (id bigint primary key, n bigint not null); insert into t values (1, 1), (2, 1)",
+    );
+    let world = world();
+    apply(&world, &db.connection("tables: [t]"));
+    events(&world, 2);
+    let (disk, folder) = world.kill();
+    db.run("truncate t; insert into t values (2, 2), (4, 2); update t set n = 3 where id = 2");
+    let world = World::open(disk, folder);
+    apply(
+        &world,
+        &db.connection("tables: [t], again: { public.t: 1 }"),
+    );
+    db.run("insert into t values (9, 9)");
+    eventually("the last row", || match with_id(&world, "in/t", 9).len() {
+        0 => Err(format!("{:?}", world.source("c"))),
+        _ => Ok(()),
+    });
+    same(&db, &world, "t", "id");
+}
+
+/// A replica that does not answer holds a transaction back from everybody but those who read the log.
+#[test]
+fn a_change_that_others_do_not_see_yet_is_in_a_snapshot_behind_a_kill() {
+    let server = own_postgres();
+    let db = Followed::new(
+        &server,
+        "create table t (id bigint primary key, n bigint not null); create table w (like t including all); insert into t values (1, 1)",
+    );
+    let world = world();
+    apply(&world, &db.connection("tables: [t, w]"));
+    events(&world, 1);
+    let done = AtomicBool::new(false);
+    let world = std::thread::scope(|scope| {
+        let end = AtEnd(|| {
+            done.store(true, Ordering::SeqCst);
+            db.run("alter system reset synchronous_standby_names; select pg_reload_conf()");
+        });
+        db.run("alter system set synchronous_standby_names = 'nobody'; select pg_reload_conf()");
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                db.run("set synchronous_commit = on; update t set n = n + 1 where id = 1");
+            }
+        });
+        eventually("a transaction that waits", || {
+            let waiting =
+                db.run("select count(*) from pg_stat_activity where wait_event = 'SyncRep'");
+            let hidden: i64 = db.run("select n from t").trim().parse().expect("n");
+            let last = with_id(&world, "in/t", 1)
+                .pop()
+                .map(|event| event.json()["n"].as_i64());
+            match waiting.trim() == "1" && last.flatten() == Some(hidden + 1) {
+                true => Ok(()),
+                false => Err(format!("{waiting} {hidden} {last:?}")),
+            }
+        });
+        let comes = |world: &World, id: u64| {
+            db.run(&format!(
+                "set synchronous_commit = local; insert into w values ({id}, 1)"
+            ));
+            eventually("a row of the other table", || {
+                match with_id(world, "in/w", id).len() {
+                    0 => Err(format!("{:?}", world.source("c"))),
+                    _ => Ok(()),
+                }
+            });
+        };
+        comes(&world, 5);
+        let (disk, folder) = world.kill();
+        let world = World::open(disk, folder);
+        apply(
+            &world,
+            &db.connection("tables: [t, w], again: { public.t: 1 }"),
+        );
+        // A chunk is read before the stream.
+        comes(&world, 6);
+        drop(end);
+        world
+    });
+    same(&db, &world, "t", "id");
+    drop(world);
+    drop(db);
+    server.kill();
 }
 
 #[test]
