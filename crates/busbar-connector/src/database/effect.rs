@@ -20,7 +20,7 @@ pub enum SessionEffect {
 
 /// A word of a statement, or a byte that belongs to none.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Token<'a> {
+enum TextToken<'a> {
     Word(&'a str),
     Byte(u8),
 }
@@ -121,7 +121,8 @@ impl SqlStatement {
 fn effect(sql: &str) -> SessionEffect {
     let all = tokens(sql.trim_end_matches(|c: char| c == ';' || c.is_ascii_whitespace()));
     // `{ ? = call f() }`, or a SELECT in parentheses.
-    let before = |token: &&Token<'_>| matches!(token, Token::Byte(b'(' | b'{' | b'?' | b'='));
+    let before =
+        |token: &&TextToken<'_>| matches!(token, TextToken::Byte(b'(' | b'{' | b'?' | b'='));
     let first = all.iter().take_while(before).count();
     let (mut effect, takes_parameters) = match all.get(first) {
         Some(token) if token.is_one_of(&ABOUT_ROWS) => (SessionEffect::Nothing, false),
@@ -136,12 +137,12 @@ fn effect(sql: &str) -> SessionEffect {
     for at in first..all.len() {
         let before = at.checked_sub(1).map(|before| all[before]);
         match all[at] {
-            Token::Byte(b';') => return SessionEffect::Any,
-            Token::Byte(b'@') if !takes_parameters => return SessionEffect::Any,
-            Token::Byte(b'(') if columns_at == Some(at) => {}
-            Token::Byte(b'(') => {
+            TextToken::Byte(b';') => return SessionEffect::Any,
+            TextToken::Byte(b'@') if !takes_parameters => return SessionEffect::Any,
+            TextToken::Byte(b'(') if columns_at == Some(at) => {}
+            TextToken::Byte(b'(') => {
                 let is_call = match before {
-                    Some(Token::Byte(byte)) => matches!(byte, b'"' | b'`' | b']'),
+                    Some(TextToken::Byte(byte)) => matches!(byte, b'"' | b'`' | b']'),
                     Some(word) => !word.is_one_of(&OPEN_PARENTHESIS),
                     None => false,
                 };
@@ -150,16 +151,16 @@ fn effect(sql: &str) -> SessionEffect {
                 }
             }
             // A comment, which may stand between a name and its parenthesis.
-            Token::Byte(b'#') => effect = effect.max(SessionEffect::OfRoutines),
-            Token::Byte(byte @ (b'-' | b'*'))
-                if before == Some(Token::Byte(if byte == b'*' { b'/' } else { b'-' })) =>
+            TextToken::Byte(b'#') => effect = effect.max(SessionEffect::OfRoutines),
+            TextToken::Byte(byte @ (b'-' | b'*'))
+                if before == Some(TextToken::Byte(if byte == b'*' { b'/' } else { b'-' })) =>
             {
                 effect = effect.max(SessionEffect::OfRoutines);
             }
             // Of a variable it is another statement: `SET LANGUAGE German`.
             token
                 if token.is_one_of(&["SET"])
-                    && all.get(behind_name(&all, at + 1)) != Some(&Token::Byte(b'=')) =>
+                    && all.get(behind_name(&all, at + 1)) != Some(&TextToken::Byte(b'=')) =>
             {
                 return SessionEffect::Any;
             }
@@ -182,26 +183,26 @@ fn effect(sql: &str) -> SessionEffect {
 }
 
 /// The place behind a name with its points; that of what stands there instead of a name.
-fn behind_name(all: &[Token<'_>], mut at: usize) -> usize {
+fn behind_name(all: &[TextToken<'_>], mut at: usize) -> usize {
     loop {
         at = match all.get(at) {
-            Some(Token::Word(_)) => at + 1,
-            Some(Token::Byte(open @ (b'"' | b'`' | b'['))) => {
+            Some(TextToken::Word(_)) => at + 1,
+            Some(TextToken::Byte(open @ (b'"' | b'`' | b'['))) => {
                 let close = if *open == b'[' { b']' } else { *open };
                 let inside = all[at + 1..].iter();
-                let inside = inside.take_while(|token| **token != Token::Byte(close));
+                let inside = inside.take_while(|token| **token != TextToken::Byte(close));
                 at + inside.count() + 2
             }
             _ => return at,
         };
-        if all.get(at) != Some(&Token::Byte(b'.')) {
+        if all.get(at) != Some(&TextToken::Byte(b'.')) {
             return at;
         }
         at += 1;
     }
 }
 
-fn tokens(sql: &str) -> Vec<Token<'_>> {
+fn tokens(sql: &str) -> Vec<TextToken<'_>> {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | 0x80..);
     let bytes = sql.as_bytes();
     let (mut all, mut at) = (Vec::new(), 0);
@@ -212,20 +213,20 @@ fn tokens(sql: &str) -> Vec<Token<'_>> {
             .count();
         match length {
             0 if byte.is_ascii_whitespace() => {}
-            0 => all.push(Token::Byte(*byte)),
+            0 => all.push(TextToken::Byte(*byte)),
             // All bytes of a character beyond ASCII belong to the word.
-            _ => all.push(Token::Word(&sql[at..at + length])),
+            _ => all.push(TextToken::Word(&sql[at..at + length])),
         }
         at += length.max(1);
     }
     all
 }
 
-impl Token<'_> {
+impl TextToken<'_> {
     fn is_one_of(&self, words: &[&str]) -> bool {
         match self {
-            Token::Word(word) => words.iter().any(|known| known.eq_ignore_ascii_case(word)),
-            Token::Byte(_) => false,
+            TextToken::Word(word) => words.iter().any(|known| known.eq_ignore_ascii_case(word)),
+            TextToken::Byte(_) => false,
         }
     }
 }
