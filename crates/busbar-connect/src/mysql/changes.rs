@@ -120,11 +120,11 @@ impl MySqlChanges {
         } else if origin.server == identity {
             let place = origin.place(position);
             let Some(there) = logs.begin_at(place) else {
-                return Err(lost(&server, &logs, shown(&logs, place)));
+                return Err(follow::lost(&server, &logs, logs.shown(place)));
             };
             begin = there;
         } else if origin.gtids.is_empty() {
-            return Err(lost(&server, &logs, shown(&logs, origin.place(position))));
+            return Err(follow::lost(&server, &logs, logs.shown(origin.place(position))));
         } else {
             taken_over = Some(origin.taken_over(&identity, collector.reached()));
         }
@@ -244,11 +244,11 @@ impl MySqlChanges {
         };
         self.sql = Some(sql);
         if self.taken_over.is_some() {
-            return lost(&self.server, &logs, self.origin.list());
+            return follow::lost(&self.server, &logs, self.origin.list());
         }
         let place = self.origin.place(self.collector.position());
         match logs.begin_at(place) {
-            None => lost(&self.server, &logs, shown(&logs, place)),
+            None => follow::lost(&self.server, &logs, logs.shown(place)),
             Some(_) => Error::new(Class::Transient, "mysql.for-now")
                 .with("address", &self.server.address)
                 .with("said", error.message),
@@ -283,7 +283,7 @@ impl MySqlChanges {
         self.short = (self.logs.files.len() > 2 && oldest == Some(place.file)).then(|| {
             Error::new(Class::Configuration, "mysql.log-short")
                 .with("address", &self.server.address)
-                .with("place", shown(&self.logs, place))
+                .with("place", self.logs.shown(place))
         });
         let reading = self.tables.iter().filter(|table| !table.is_read());
         let read = self.tables.iter().map(|table| table.table.progress.rows);
@@ -351,7 +351,7 @@ impl MySqlChanges {
 
     fn begin(&mut self, id: String) {
         let time = i64::from(self.time) * 1_000_000;
-        let shown = shown(&self.logs, self.place);
+        let shown = self.logs.shown(self.place);
         self.changed = None;
         if let Some(origin) = self.taken_over.take() {
             self.origin = origin;
@@ -777,18 +777,6 @@ impl Source for MySqlChanges {
         let tables = self.tables.iter_mut().map(|table| &mut table.table);
         Table::ask(tables, table)
     }
-}
-
-fn shown(logs: &Logs, place: LogPlace) -> String {
-    format!("{}:{}", logs.name(place.file), place.byte)
-}
-
-fn lost(server: &MysqlServer, logs: &Logs, place: String) -> Error {
-    let oldest = logs.files.first().map_or(0, |(file, _)| *file);
-    Error::new(Class::Configuration, "mysql.position-lost")
-        .with("address", &server.address)
-        .with("place", place)
-        .with("oldest", logs.name(oldest))
 }
 
 /// The numbers of a server's errors about reading its log, and about a transaction that is not in it.

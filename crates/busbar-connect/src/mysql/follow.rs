@@ -133,6 +133,11 @@ impl BinlogTable {
 }
 
 impl Logs {
+    /// A place as the server's statements name it.
+    pub fn shown(&self, place: LogPlace) -> String {
+        format!("{}:{}", self.name(place.file), place.byte)
+    }
+
     /// Bytes of the log behind a place.
     pub fn behind(&self, place: LogPlace) -> u64 {
         let files = self.files.iter().filter(|(file, _)| *file >= place.file);
@@ -172,6 +177,15 @@ impl Logs {
     pub fn name(&self, file: u32) -> String {
         format!("{}.{file:06}", self.base)
     }
+}
+
+/// The error of a place that is not in the log any more.
+pub fn lost(server: &MysqlServer, logs: &Logs, place: String) -> Error {
+    let oldest = logs.files.first().map_or(0, |(file, _)| *file);
+    Error::new(Class::Configuration, "mysql.position-lost")
+        .with("address", &server.address)
+        .with("place", place)
+        .with("oldest", logs.name(oldest))
 }
 
 /// Refuses with the class *configuration*.
