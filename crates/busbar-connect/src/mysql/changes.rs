@@ -124,7 +124,11 @@ impl MySqlChanges {
             };
             begin = there;
         } else if origin.gtids.is_empty() {
-            return Err(follow::lost(&server, &logs, logs.shown(origin.place(position))));
+            return Err(follow::lost(
+                &server,
+                &logs,
+                logs.shown(origin.place(position)),
+            ));
         } else {
             taken_over = Some(origin.taken_over(&identity, collector.reached()));
         }
