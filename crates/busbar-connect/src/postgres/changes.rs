@@ -22,7 +22,7 @@ use super::failure::Failed;
 use super::follow::{self, Followed, Identity};
 use super::limits::{IDLE, PASSED_MAX, POLL_MAX, SILENCE_MAX, STATUS_EVERY, WINDOW_POLL};
 use super::link::{Link, Server};
-use super::snapshot::{self, Seen};
+use super::snapshot::Seen;
 use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
 use crate::change::count::RowEffect;

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
+use busbar_change::postgres::row;
 use busbar_event::Error;
 use bytes::Bytes;
 
-use super::ChangeSource;
+use super::{ChangeSource, Following, Reading};
 use crate::change::snapshot::{Progress, Window};
 use crate::postgres::failure::Failed;
 use crate::postgres::limits::{CHUNK_BYTES, CHUNK_ROWS, FETCH_ROWS};
@@ -45,7 +46,7 @@ impl ChangeSource {
     }
 
     /// The transactions that have written to tables that are to be read, and are not over.
-    async fn writing(&mut self) -> Result<HashSet<String>, Error> {
+    pub(super) async fn writing(&mut self) -> Result<HashSet<String>, Error> {
         let unread = self
             .tables
             .iter()
