@@ -65,9 +65,11 @@ pub fn taken_anew(
                     seed += 1;
                 }
             });
+            // Not in between what is being written there: each would wait for the other.
             postgres().run(
                 target,
-                "insert into w select -i, 7 from generate_series(1, 50) i on conflict do nothing; delete from w where id % 3 = 1",
+                "begin; lock table w in share row exclusive mode; \
+                 insert into w select -i, 7 from generate_series(1, 50) i on conflict do nothing; delete from w where id % 3 = 1; commit",
             );
             world.take_anew("c", table);
             let begun = || {
