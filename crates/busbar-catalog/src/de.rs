@@ -615,7 +615,7 @@ mod tests {
         let wrong = source.read::<crate::FlowSpec>().unwrap_err();
         assert_eq!(wrong.word(), "select");
         let message = wrong.message(busbar_event::Language::En);
-        let said = "where and select are written as one where only one of them may be";
+        let said = "where and select cannot stand in one entry";
         assert!(message.starts_with(said), "{message}");
     }
 
