@@ -94,13 +94,13 @@ impl DriverDatabase {
             })
             .collect();
         let mut session = self.take().await?;
+        session.session.sets |= statement.effect() == SessionEffect::Any;
         let answer = session.session.query(&sql, &parameters, None).await;
         let answer =
             answer.map_err(|failed| session.session.told(failed, &statement.table, "SELECT"))?;
         let mut rows = DriverSelected {
             session: Some(session),
             table: statement.table.clone(),
-            closes: statement.effect() == SessionEffect::Any,
             names: Vec::new(),
             columns: None,
             ready: None,
@@ -138,8 +138,6 @@ struct DriverSelected {
     /// None once all rows have come.
     session: Option<Pooled<DriverSession>>,
     table: String,
-    /// The statement may leave something in the session, which no driver takes back: it is closed behind it.
-    closes: bool,
     names: Vec<DriverColumn>,
     columns: Option<TextColumns>,
     ready: Option<RecordBatch>,
@@ -172,7 +170,7 @@ impl DriverSelected {
             self.ready = Some(columns.finish()?);
         }
         if !page.more
-            && let Some(session) = self.session.take().filter(|_| !self.closes)
+            && let Some(session) = self.session.take().filter(|session| !session.session.sets)
         {
             session.give_back();
         }

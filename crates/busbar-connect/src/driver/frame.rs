@@ -1,8 +1,9 @@
 //! Frames between node and worker: one line of JSON each.
 //!
 //! The node sends `start` with the drivers and the login, then `ask` (with `id`, `session`, `deadline_ms`, and what is to be
-//! done), `close` (a session) and `ping`; the end of its input tells the worker to end. The worker sends `ready` or `failed`
-//! once, then `answer` with the `id` and either `result` or `fault`, and `pong`.
+//! done), `close` (a session, with `again` where its connection may serve another one) and `ping`; the end of its input tells
+//! the worker to end. The worker sends `ready` or `failed` once, then `answer` with the `id` and either `result` or `fault`,
+//! and `pong`.
 
 use std::borrow::Cow;
 

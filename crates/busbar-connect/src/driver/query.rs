@@ -120,6 +120,8 @@ impl DriverQuerySource {
             self.last = None;
             self.before = std::mem::take(&mut self.now);
             let parameters = self.parameters()?;
+            // The statement is not ours.
+            session.sets = true;
             session
                 .query(&self.options.statement, &parameters, None)
                 .await

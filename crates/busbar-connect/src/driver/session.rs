@@ -19,6 +19,8 @@ pub struct DriverSession {
     number: u64,
     /// Something was asked whose answer was not waited for, or which failed.
     spent: bool,
+    /// A statement may have set something in the connection, which no driver takes back: it serves no other session.
+    pub sets: bool,
     pub about: DriverAbout,
     _place: OwnedSemaphorePermit,
 }
@@ -81,6 +83,7 @@ impl DriverSession {
             process,
             worker: Arc::clone(worker),
             spent: false,
+            sets: false,
             about: DriverAbout::default(),
             _place: place,
         };
@@ -181,6 +184,6 @@ impl DriverSession {
 
 impl Drop for DriverSession {
     fn drop(&mut self) {
-        self.process.close(self.number);
+        self.process.close(self.number, !self.sets);
     }
 }

@@ -255,9 +255,10 @@ impl DriverProcess {
         let _ = self.frames.send(frame);
     }
 
-    /// Tells that a session is not used any more.
-    pub fn close(&self, session: u64) {
-        self.send(format!(r#"{{"type":"close","session":{session}}}"#).into_bytes());
+    /// Tells that a session is not used any more, and whether its connection may be used for another one.
+    pub fn close(&self, session: u64, again: bool) {
+        let frame = format!(r#"{{"type":"close","session":{session},"again":{again}}}"#);
+        self.send(frame.into_bytes());
     }
 
     /// Has a session do something; the request is an object of JSON, and the answer is one.

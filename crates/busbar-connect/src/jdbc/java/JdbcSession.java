@@ -100,8 +100,8 @@ final class JdbcSession {
         }
     }
 
-    /** Ends it: what is under way is rolled back. */
-    void close() {
+    /** Ends it: what is under way is rolled back. The connection may be used again where nothing was set in it. */
+    void close(boolean again) {
         cancel();
         thread.execute(() -> {
             if (connection == null) return;
@@ -112,8 +112,8 @@ final class JdbcSession {
             } catch (SQLException error) {
                 broken = true;
             }
-            if (broken) JdbcWorker.end(connection);
-            else JdbcWorker.release(connection);
+            if (again && !broken) JdbcWorker.release(connection);
+            else JdbcWorker.end(connection);
             connection = null;
         });
         thread.shutdown();

@@ -83,11 +83,11 @@ public final class JdbcWorker {
             Map<String, Object> frame = object(Json.read(text));
             String type = (String) frame.get("type");
             if (type.equals("ask")) session((Long) frame.get("session")).ask(frame);
-            else if (type.equals("close")) close((Long) frame.get("session"));
+            else if (type.equals("close")) close((Long) frame.get("session"), Boolean.TRUE.equals(frame.get("again")));
             else if (type.equals("ping")) send(new StringBuilder("{\"type\":\"pong\"}\n"));
         }
         // The node has gone, or wants this to end.
-        for (JdbcSession session : sessions.values()) session.close();
+        for (JdbcSession session : sessions.values()) session.close(false);
         long until = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(END_MILLIS);
         for (JdbcSession session : sessions.values()) session.await(until - System.nanoTime());
         Runtime.getRuntime().halt(0);
@@ -132,9 +132,9 @@ public final class JdbcWorker {
         return sessions.computeIfAbsent(number, JdbcSession::new);
     }
 
-    private static void close(long number) {
+    private static void close(long number, boolean again) {
         JdbcSession session = sessions.remove(number);
-        if (session != null) session.close();
+        if (session != null) session.close(again);
     }
 
     /** A connection: one that is idle and still answers, or a new one. */
@@ -153,7 +153,7 @@ public final class JdbcWorker {
         return connection;
     }
 
-    /** Keeps a connection for the next session, or closes it. It has no transaction under way. */
+    /** Keeps a connection for the next session, or closes it. It has no transaction under way, and nothing is set in it. */
     static void release(Connection connection) {
         synchronized (idle) {
             if (idle.size() < IDLE_MAX) {
