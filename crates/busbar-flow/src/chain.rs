@@ -109,6 +109,8 @@ pub(crate) enum Place {
     Decode,
     /// A step, by its index.
     Step(usize),
+    /// A step that could not take a result, which stands for no event.
+    Result(usize),
     /// An output, by its index.
     Output(usize),
 }
@@ -118,7 +120,7 @@ impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Place::Decode => f.write_str("decode"),
-            Place::Step(i) => write!(f, "step:{i}"),
+            Place::Step(i) | Place::Result(i) => write!(f, "step:{i}"),
             Place::Output(i) => write!(f, "to:{i}"),
         }
     }
@@ -148,6 +150,8 @@ pub(crate) struct Computed {
     /// The rows of the other ends.
     pub others: Vec<EndRows>,
     pub dead: Vec<Dead>,
+    /// Results that stand for no event, and that a step could not take.
+    pub lost: Vec<LostResults>,
     /// Events that came too late, by their places in the batch, and the step they came too late for.
     pub late: Vec<(usize, usize)>,
     /// Number of events that are rows for operators: all but what the flow itself has put between them.
@@ -162,6 +166,28 @@ pub(crate) struct Computed {
     pub place: Option<(u16, u64)>,
     /// For each event the one that it was made from, where another task has made it.
     pub sources: Option<SourceOffsets>,
+}
+
+/// Results that stand for no event, and that a step could not take.
+#[derive(Debug)]
+pub(crate) struct LostResults {
+    /// The step, by its index.
+    pub step: usize,
+    /// The results, all of the same columns, each with why.
+    pub rows: Vec<(Rows, Error)>,
+}
+
+impl LostResults {
+    /// The letters of the results, by their places among them.
+    pub fn dead(&self) -> impl Iterator<Item = Dead> {
+        let place = Place::Result(self.step);
+        let rows = self.rows.iter().enumerate();
+        rows.map(move |(event, (_, cause))| Dead {
+            event,
+            place,
+            cause: cause.clone(),
+        })
+    }
 }
 
 /// A batch on its way through the operators.
@@ -183,6 +209,7 @@ pub(crate) struct ChainWork {
     /// The input has ended.
     last: bool,
     dead: Vec<Dead>,
+    lost: Vec<LostResults>,
     late: Vec<(usize, usize)>,
     input: usize,
     read: Counters,
@@ -191,6 +218,12 @@ pub(crate) struct ChainWork {
 }
 
 impl Computed {
+    /// Why each row failed that came to no end, by the steps.
+    pub fn failed(&self) -> impl Iterator<Item = Dead> {
+        let lost = self.lost.iter().flat_map(LostResults::dead);
+        self.dead.iter().cloned().chain(lost)
+    }
+
     /// What dead letters of results are made from: of results that stand for no event, the results themselves.
     pub fn letters_origin(&self) -> Made {
         match (&self.origin, &self.times) {
@@ -387,6 +420,7 @@ impl Chain {
             picked: None,
             others: ends,
             dead: work.dead,
+            lost: work.lost,
             late: work.late,
             input: work.input,
             read: work.read,
@@ -482,6 +516,7 @@ impl ChainWork {
             watermarks: vec![None; ways],
             last: false,
             dead: Vec::new(),
+            lost: Vec::new(),
             late: Vec::new(),
             input: 0,
             read: Counters::default(),
@@ -574,7 +609,7 @@ impl ChainWork {
             return Err(error);
         }
         if rows.len() == 1 {
-            self.out.dead.push((rows.made.event(0), error));
+            self.out.fail(&rows, 0, error);
             return Ok(());
         }
         let failing = guarded(|| Ok(operator.failing(&rows))).unwrap_or_default();
@@ -590,7 +625,7 @@ impl ChainWork {
             queue.push_front(good);
         }
         for Failed { row, cause } in failing {
-            self.out.dead.push((rows.made.event(row), cause));
+            self.out.fail(&rows, row, cause);
         }
         Ok(())
     }
@@ -608,9 +643,25 @@ impl ChainWork {
             place,
             cause,
         }));
-        for late in &out.late {
+        let mut lost = out.lost;
+        for late in out.late {
+            if matches!(late.made, Made::Many) && late.times.is_some() {
+                // A result has no place among events that came too late.
+                let of_row = |row| {
+                    (
+                        late.slice(row, 1),
+                        Error::new(Class::Permanent, "flow.result-late"),
+                    )
+                };
+                lost.extend((0..late.len()).map(of_row));
+                continue;
+            }
             let events = (0..late.len()).map(|row| late.made.event(row));
             self.late.extend(events.map(|event| (event, station.step)));
+        }
+        if !lost.is_empty() {
+            let step = station.step;
+            self.lost.push(LostResults { step, rows: lost });
         }
         self.queues[station.way] = out.rows.into();
         let watermark = self.watermarks[station.way];

@@ -52,6 +52,8 @@ const PARTITION: &str = "$dead-partition";
 const OFFSET: &str = "$dead-offset";
 const AT: &str = "$dead-at";
 const MARK: &str = "$dead-";
+/// What stands in place of an output in letters of results that no step took.
+const RESULTS: &str = "~results";
 
 /// Where an event was read.
 #[derive(Clone, Debug)]
@@ -301,6 +303,8 @@ fn place_of<'a>(place: Place, output: impl Fn(usize) -> &'a str) -> (String, &'a
     let output = match place {
         Place::Output(i) => output(i),
         Place::Decode | Place::Step(_) => "",
+        // No output, and yet nothing that could go into the flow again.
+        Place::Result(_) => RESULTS,
     };
     (place.to_string(), output)
 }

@@ -299,6 +299,7 @@ mod tests {
             origin: Made::Same,
             times: Some(times),
             dead: Vec::new(),
+            lost: Vec::new(),
             late: Vec::new(),
             input: rows as usize,
             read: Counters::default(),

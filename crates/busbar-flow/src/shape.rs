@@ -9,14 +9,14 @@ use arrow::array::{
     RecordBatch, RecordBatchOptions, StringArray, StructArray, TimestampMicrosecondArray,
     UInt8Array, UInt32Array,
 };
-use arrow::compute::{cast, filter, filter_record_batch, take};
+use arrow::compute::{cast, concat_batches, filter, filter_record_batch, take};
 use arrow::datatypes::{
     DataType, Field, Fields, Int32Type, Schema, TimeUnit, TimestampMicrosecondType,
 };
 use busbar_connector::RowSource;
 use busbar_event::{Batch, BatchBuilder, Body, Class, Envelope, Error, Flags, dictionary};
 
-use crate::chain::{Computed, Dead, Place};
+use crate::chain::{Computed, Dead, LostResults, Place};
 use crate::compile::{OutputPlan, Shape, TopicShape, table_schema};
 use crate::exchange;
 use crate::operator::{Made, Times};
@@ -237,6 +237,27 @@ impl LooseResults {
             })
         };
         (0..=computed.others.len()).map(of_end).collect()
+    }
+
+    /// Results that a step could not take, as they came to it.
+    ///
+    /// # Errors
+    /// `flow.misfit` when the columns do not fit.
+    pub fn lost(lost: &LostResults) -> Result<LooseResults, Error> {
+        let batches = lost.rows.iter().map(|(rows, _)| &rows.batch);
+        let schema = batches.clone().next().map(RecordBatch::schema);
+        let rows = concat_batches(&schema.unwrap_or_else(|| Schema::empty().into()), batches);
+        let times = lost.rows.iter().filter_map(|(rows, _)| rows.times.as_ref());
+        let times: Vec<i64> = times
+            .flat_map(|times| times.times.iter().copied())
+            .collect();
+        Ok(LooseResults {
+            rows: rows.map_err(misfit)?,
+            times: Times {
+                marks: times.clone().into(),
+                times: times.into(),
+            },
+        })
     }
 
     /// The results as events.

@@ -470,7 +470,7 @@ impl<'a> Stages<'a> {
         if self.restored {
             self.restore(input)?;
         }
-        self.out.dead.extend(computed.dead.iter().cloned());
+        self.out.dead.extend(computed.failed());
         let Some((_, exchange)) = &self.plan.inputs[input].exchange else {
             let plan = self.plan;
             let its = |o: &usize| {

@@ -340,9 +340,9 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
         let computed = chain.finish(work)?;
         let counts = &mut self.counts;
         counts.late += computed.late.len() as u64;
-        counts.dead += computed.dead.len() as u64;
+        counts.dead += computed.failed().count() as u64;
         if counts.cause.is_none() {
-            counts.cause = computed.dead.first().map(|dead| dead.cause.clone());
+            counts.cause = computed.failed().next().map(|dead| dead.cause);
         }
         Ok(computed)
     }

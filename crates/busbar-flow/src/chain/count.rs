@@ -21,7 +21,7 @@ pub(super) fn count(step: usize, given: usize, out: &Output, part: StepPart) -> 
     let routed: usize = out.routed.iter().map(|routed| routed.rows.len()).sum();
     let made = rows(&out.rows) + routed as u64;
     let (given, late) = (given as u64, rows(&out.late));
-    let (dead, taken) = (out.dead.len() as u64, out.taken as u64);
+    let (dead, taken) = (out.failed() as u64, out.taken as u64);
     let whole = Counters {
         input: given,
         out: made,

@@ -78,6 +78,7 @@ impl Computed {
             picked,
             others: Vec::new(),
             dead: Vec::new(),
+            lost: Vec::new(),
             late: Vec::new(),
             input: 0,
             read: Counters::default(),

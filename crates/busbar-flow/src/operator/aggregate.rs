@@ -605,7 +605,7 @@ impl KeyedOperator for Gathering {
                 Gathered::Late => late.push(row as u32),
                 Gathered::Dead(error) => {
                     dead += 1;
-                    out.dead.push((rows.made.event(row), error));
+                    out.fail(&rows, row, error);
                 }
             }
         }

@@ -187,8 +187,7 @@ impl Operator for Calling {
             let result = self.results(&rows)?;
             out.push(result);
             let dead = std::mem::take(&mut self.progress).dead.into_iter();
-            out.dead
-                .extend(dead.map(|(row, error)| (rows.made.event(row), error)));
+            dead.for_each(|(row, error)| out.fail(&rows, row, error));
             self.refusals.clear();
             Ok(())
         }

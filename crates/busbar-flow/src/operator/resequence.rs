@@ -327,7 +327,7 @@ impl KeyedOperator for Ordering {
         for row in 0..rows.len() {
             if numbers.is_null(row) {
                 let error = Error::new(Class::Permanent, "flow.resequence-null");
-                out.dead.push((rows.made.event(row), error));
+                out.fail(&rows, row, error);
                 dead += 1;
                 continue;
             }

@@ -416,9 +416,9 @@ impl Script {
         }
         let result = self.result(rows, given, worked, &made, columns)?;
         out.push(result);
-        let event = |row: usize| rows.made.event(row);
-        out.dead
-            .extend(dead.into_iter().map(|(row, error)| (event(row), error)));
+        for (row, error) in dead {
+            out.fail(rows, row, error);
+        }
         Ok(())
     }
 

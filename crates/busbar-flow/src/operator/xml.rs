@@ -146,7 +146,7 @@ impl DocumentWriter {
             let good = (0..rows.len()).filter(|row| document.is_valid(*row));
             let good: UInt32Array = good.map(|row| row as u32).collect::<Vec<_>>().into();
             for (row, error) in made.refused {
-                out.dead.push((rows.made.event(row), error));
+                out.fail(&rows, row, error);
             }
             document = arrow::compute::take(&document, &good, None).map_err(misfit)?;
             rows = rows.take(&good)?;

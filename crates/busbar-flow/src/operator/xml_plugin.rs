@@ -282,7 +282,7 @@ impl XmlPlugin {
         for (row, made) in made.into_iter().enumerate() {
             match made {
                 DocumentMade::Dead(error) => {
-                    out.dead.push((rows.made.event(row), error));
+                    out.fail(rows, row, error);
                     continue;
                 }
                 DocumentMade::Nothing => texts.push(None),

@@ -129,6 +129,15 @@ impl Task {
             state: self.keeps.as_ref().map(|keeps| Arc::clone(&keeps.state)),
             results: LooseResults::of(&computed)?,
             late,
+            lost: match self.lane.main {
+                true => {
+                    let lost = computed.lost.iter();
+                    let lost =
+                        lost.map(|lost| Ok((LooseResults::lost(lost)?, lost.dead().collect())));
+                    lost.collect::<Result<_, Error>>()?
+                }
+                false => Vec::new(),
+            },
             dead: match self.lane.main {
                 true => computed.dead,
                 false => Vec::new(),

@@ -46,6 +46,8 @@ pub(super) struct Leaving {
     pub late: Option<Batch>,
     /// Events that died before they reached an output; none but for the lane that counts for the flow.
     pub dead: Vec<Dead>,
+    /// Results that stand for no event and that a step could not take, with their letters; none but for the same lane.
+    pub lost: Vec<(LooseResults, Vec<Dead>)>,
     /// Letters of these events that an earlier run left open.
     pub earlier: Earlier,
     pub rows: usize,
@@ -219,6 +221,13 @@ impl Leaving {
                 _ => format!("~results{end}"),
             };
             let results = results.events().map_err(NotLanded::Stopped)?;
+            self.bury(&results, dead, &kind, self.spot(), &mut writers.dead)
+                .await
+                .map_err(NotLanded::Stopped)?;
+        }
+        for (number, (results, dead)) in self.lost.iter().enumerate() {
+            let results = results.events().map_err(NotLanded::Stopped)?;
+            let kind = format!("~lost{number}");
             self.bury(&results, dead, &kind, self.spot(), &mut writers.dead)
                 .await
                 .map_err(NotLanded::Stopped)?;
