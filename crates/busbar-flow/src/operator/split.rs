@@ -203,7 +203,7 @@ impl ListSplitter {
         arrays.push(Arc::new(Int64Array::from(elements.total)));
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), arrays).map_err(misfit)?;
         for (row, error) in elements.bad {
-            out.fail(&rows, row, error);
+            out.fail(rows, row, error);
         }
         out.push(split.with_columns(batch));
         Ok(())
