@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 
 use crate::database_lookups::connection;
 use crate::driver_engine::Engine;
-use crate::servers::{DatabaseServer, mariadb, postgres};
+use crate::servers::{DatabaseServer, is_mysql8, mariadb, postgres};
 use crate::tds_peer::{TdsCell, TdsPeer, TdsReply};
 use crate::world::spec;
 
@@ -112,6 +112,10 @@ fn what_a_statement_sets_on_postgres_is_not_there_for_the_next() {
 fn what_a_statement_sets_on_mysql_is_not_there_for_the_next() {
     let create =
         "create table t (a int); create function sets() returns int no sql return (@b := 7)";
+    let isolation = match is_mysql8() {
+        true => "select @@transaction_isolation",
+        false => "select @@tx_isolation",
+    };
     nothing_stays(
         mariadb(),
         create,
@@ -125,7 +129,7 @@ fn what_a_statement_sets_on_mysql_is_not_there_for_the_next() {
             ),
             (
                 "set session transaction isolation level serializable",
-                "select @@tx_isolation",
+                isolation,
                 1,
             ),
             (

@@ -220,9 +220,10 @@ fn a_long_text_stays_whole(server: &DatabaseServer) {
     assert_eq!(
         values(
             server,
-            "select len(text), len(replace(text, N'a', N'')) from dbo.long"
+            // Some leave out white space at the end when they count.
+            "select len(text + N'.'), len(replace(text, N'a', N'') + N'.') from dbo.long"
         ),
-        [format!("{}|16", long.len())]
+        [format!("{}|17", long.len() + 1)]
     );
 }
 
