@@ -19,7 +19,7 @@ use futures::FutureExt;
 
 use crate::counters::Counters;
 use crate::event_time::EventTime;
-use crate::operator::{Made, Operator, Output, Rows, Times};
+use crate::operator::{LostRows, Made, Operator, Output, Rows, Times};
 use crate::panicked::panicked;
 use crate::reader::Reader;
 use crate::received::{self, SourceOffsets};
@@ -109,7 +109,7 @@ pub(crate) enum Place {
     Decode,
     /// A step, by its index.
     Step(usize),
-    /// A step that could not take a result, which stands for no event.
+    /// A step that could not take a result, which stands for no event, or not compute one of its own.
     Result(usize),
     /// An output, by its index.
     Output(usize),
@@ -150,7 +150,7 @@ pub(crate) struct Computed {
     /// The rows of the other ends.
     pub others: Vec<EndRows>,
     pub dead: Vec<Dead>,
-    /// Results that stand for no event, and that a step could not take.
+    /// Results that stand for no event, and that a step could not take or not compute.
     pub lost: Vec<LostResults>,
     /// Events that came too late, by their places in the batch, and the step they came too late for.
     pub late: Vec<(usize, usize)>,
@@ -168,21 +168,30 @@ pub(crate) struct Computed {
     pub sources: Option<SourceOffsets>,
 }
 
-/// Results that stand for no event, and that a step could not take.
+/// Results that stand for no event, and that a step could not take or not compute.
 #[derive(Debug)]
 pub(crate) struct LostResults {
     /// The step, by its index.
     pub step: usize,
-    /// The results, all of the same columns, each with why.
-    pub rows: Vec<(Rows, Error)>,
+    /// Which of the chain's results they are.
+    pub of: ResultsOf,
+    /// What is known of them, all of the same columns.
+    pub rows: Vec<LostRows>,
+}
+
+/// Results that an operator was given, or those that it makes; the operator by its place in the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResultsOf {
+    Given(usize),
+    Made(usize),
 }
 
 impl LostResults {
     /// The letters of the results, by their places among them.
     pub fn dead(&self) -> impl Iterator<Item = Dead> {
         let place = Place::Result(self.step);
-        let rows = self.rows.iter().enumerate();
-        rows.map(move |(event, (_, cause))| Dead {
+        let causes = self.rows.iter().flat_map(|lost| &lost.causes);
+        causes.enumerate().map(move |(event, cause)| Dead {
             event,
             place,
             cause: cause.clone(),
@@ -632,8 +641,15 @@ impl ChainWork {
 
     /// The operator is done with the batch: what it made goes on.
     fn next(&mut self, station: &Station) {
-        let out = std::mem::take(&mut self.out);
+        let mut out = std::mem::take(&mut self.out);
         let given = self.given.take().unwrap_or(0);
+        // A result has no place among events that came too late.
+        let is_result = |rows: &Rows| matches!(rows.made, Made::Many) && rows.times.is_some();
+        for rows in out.late.extract_if(.., |rows| is_result(rows)) {
+            let late = Error::new(Class::Permanent, "flow.result-late");
+            let causes = vec![late; rows.len()];
+            out.lost.push(LostRows { rows, causes });
+        }
         self.counts
             .push(count(station.step, given, &out, station.part));
         let place = Place::Step(station.step);
@@ -643,25 +659,18 @@ impl ChainWork {
             place,
             cause,
         }));
-        let mut lost = out.lost;
         for late in out.late {
-            if matches!(late.made, Made::Many) && late.times.is_some() {
-                // A result has no place among events that came too late.
-                let of_row = |row| {
-                    (
-                        late.slice(row, 1),
-                        Error::new(Class::Permanent, "flow.result-late"),
-                    )
-                };
-                lost.extend((0..late.len()).map(of_row));
-                continue;
-            }
             let events = (0..late.len()).map(|row| late.made.event(row));
             self.late.extend(events.map(|event| (event, station.step)));
         }
-        if !lost.is_empty() {
-            let step = station.step;
-            self.lost.push(LostResults { step, rows: lost });
+        let step = station.step;
+        for (of, rows) in [
+            (ResultsOf::Given(self.at), out.lost),
+            (ResultsOf::Made(self.at), out.unmade),
+        ] {
+            if !rows.is_empty() {
+                self.lost.push(LostResults { step, of, rows });
+            }
         }
         self.queues[station.way] = out.rows.into();
         let watermark = self.watermarks[station.way];

@@ -2,7 +2,8 @@
 //!
 //! They are the events of the stream [`DEAD_LETTERS`]: topic, key, time, tags and payload as they were, and
 //! these tags beside: `$dead-flow`, `$dead-place`, `$dead-output`, `$dead-class`, `$dead-code`, `$dead-args`
-//! (JSON), `$dead-stream`, `$dead-partition`, `$dead-offset`, `$dead-at`. A store records which of them are
+//! (JSON), `$dead-stream`, `$dead-partition`, `$dead-offset`, `$dead-at`. A result of a step that stands for no event is a
+//! letter of its own with the tag `$dead-result`, at the place of the last event before it. A store records which of them are
 //! closed: re-driven, edited or discarded, by whom and when.
 //!
 //! The stream is bounded by age and size. What the stream deletes is removed from the index and from the
@@ -51,8 +52,10 @@ const STREAM: &str = "$dead-stream";
 const PARTITION: &str = "$dead-partition";
 const OFFSET: &str = "$dead-offset";
 const AT: &str = "$dead-at";
+/// In letters of results, which stand for no event.
+const RESULT: &str = "$dead-result";
 const MARK: &str = "$dead-";
-/// What stands in place of an output in letters of results that no step took.
+/// What stands in place of an output in letters of results that a step could not take or not compute.
 const RESULTS: &str = "~results";
 
 /// Where an event was read.
@@ -61,6 +64,8 @@ pub(crate) struct Spot {
     pub stream: Arc<str>,
     pub partition: u16,
     pub offset: u64,
+    /// It is no event but a result that was made behind the one there.
+    pub is_result: bool,
 }
 
 /// Makes the dead letters of a batch.
@@ -129,6 +134,7 @@ impl EventDeath<'_> {
         let record = self.cause.has_error_within().then(|| self.cause.record());
         let record = record.filter(|record| record.len() <= CAUSE_BYTES_MAX);
         tags.extend(record.as_deref().map(|record| (RECORD, record)));
+        tags.extend(spot.is_result.then_some((RESULT, "1")));
         let topic = builder.topic_id(event.topic);
         let client = event.client.map(|client| builder.client_id(client));
         builder.push(Row {
@@ -209,6 +215,7 @@ fn letter(events: &Batch, row: usize, id: u64, closed: Option<Closed>) -> Letter
             payload: event.payload.into_owned(),
             closed,
             also_in: Vec::new(),
+            is_result: marks.contains_key(RESULT),
         },
     }
 }
@@ -700,9 +707,14 @@ impl DeadLetters {
         for ids in ids.chunks(DEAD_READ_ROWS) {
             for letter in self.read(ids)? {
                 let shown = &letter.shown;
-                let mine = match letter.output.is_empty() {
-                    true => main,
-                    false => outputs.iter().any(|id| **id == *letter.output),
+                let mine = match letter.output.as_str() {
+                    "" | RESULTS => main,
+                    output => outputs.iter().any(|id| **id == *output),
+                };
+                // Of no event: its batch tells of the result anew.
+                let output = match shown.is_result {
+                    true => RESULTS,
+                    false => &letter.output,
                 };
                 if mine
                     && shown.flow == flow
@@ -712,7 +724,7 @@ impl DeadLetters {
                 {
                     earlier.0.entry(shown.offset).or_default().push(Known {
                         id: shown.id,
-                        cause: cause_of(&shown.place, &letter.output, &shown.code),
+                        cause: cause_of(&shown.place, output, &shown.code),
                     });
                 }
             }

@@ -162,6 +162,16 @@ impl Writer {
         Ok(known)
     }
 
+    /// As [`Writer::known`], of another name under which events are written to the same stream.
+    pub fn known_as(&self, producer: &str, committed: u64) -> Vec<u64> {
+        let mut known = match &self.to {
+            To::Stream(_, stream) => positions([stream].into_iter(), producer),
+            _ => Vec::new(),
+        };
+        known.retain(|position| *position > committed);
+        known
+    }
+
     /// The furthest position that any part of the other side knows. Opens nothing.
     pub async fn furthest(&mut self) -> Result<Option<u64>, Error> {
         match &self.to {

@@ -239,24 +239,18 @@ impl LooseResults {
         (0..=computed.others.len()).map(of_end).collect()
     }
 
-    /// Results that a step could not take, as they came to it.
+    /// Results that a step could not take, as they came to it, or what is known of those that it could not compute.
     ///
     /// # Errors
     /// `flow.misfit` when the columns do not fit.
     pub fn lost(lost: &LostResults) -> Result<LooseResults, Error> {
-        let batches = lost.rows.iter().map(|(rows, _)| &rows.batch);
+        let batches = lost.rows.iter().map(|lost| &lost.rows.batch);
         let schema = batches.clone().next().map(RecordBatch::schema);
         let rows = concat_batches(&schema.unwrap_or_else(|| Schema::empty().into()), batches);
-        let times = lost.rows.iter().filter_map(|(rows, _)| rows.times.as_ref());
-        let times: Vec<i64> = times
-            .flat_map(|times| times.times.iter().copied())
-            .collect();
+        let times = lost.rows.iter().filter_map(|lost| lost.rows.times.as_ref());
         Ok(LooseResults {
             rows: rows.map_err(misfit)?,
-            times: Times {
-                marks: times.clone().into(),
-                times: times.into(),
-            },
+            times: Times::concat(&times.collect::<Vec<_>>()),
         })
     }
 
@@ -265,9 +259,19 @@ impl LooseResults {
     /// # Errors
     /// `flow.misfit` when a column cannot be one of an event.
     pub fn events(&self) -> Result<Batch, Error> {
+        self.events_of(columns(&self.rows)?)
+    }
+
+    /// As [`LooseResults::events`], with the columns that are part of the envelope in the payload, too.
+    pub fn events_whole(&self) -> Result<Batch, Error> {
+        self.events_of(columns_that(&self.rows, |field| {
+            !matches!(field.data_type(), DataType::Map(..))
+        })?)
+    }
+
+    fn events_of(&self, columns: StructArray) -> Result<Batch, Error> {
         let envelope = exchange::envelope(self.times.times.to_vec());
-        let body = Body::Columns(columns(&self.rows)?);
-        Batch::from_columns(envelope, body)
+        Batch::from_columns(envelope, Body::Columns(columns))
     }
 }
 
@@ -547,10 +551,15 @@ fn taken_body(body: &Body, made: &Made) -> Result<Body, Error> {
 
 /// The columns of a result that are not part of the envelope, as an event's body.
 fn columns(rows: &RecordBatch) -> Result<StructArray, Error> {
+    columns_that(rows, |field| !is_envelope(field.name(), field.data_type()))
+}
+
+/// The columns that are picked, as an event's body.
+fn columns_that(rows: &RecordBatch, are: impl Fn(&Field) -> bool) -> Result<StructArray, Error> {
     let mut fields: Vec<Field> = Vec::new();
     let mut arrays: Vec<ArrayRef> = Vec::new();
     for (field, array) in rows.schema_ref().fields().iter().zip(rows.columns()) {
-        if !is_envelope(field.name(), field.data_type()) {
+        if are(field) {
             let array = plain(array)?;
             fields.push(
                 field

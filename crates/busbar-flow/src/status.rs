@@ -257,6 +257,9 @@ pub struct DeadLetter {
     pub closed: Option<Closed>,
     /// Other flows that have an open letter of the same event.
     pub also_in: Vec<String>,
+    /// It is no event but a result that was made behind the one there.
+    #[serde(skip)]
+    pub is_result: bool,
 }
 
 /// What was done about a dead letter, by whom and when.

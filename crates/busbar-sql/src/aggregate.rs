@@ -2,6 +2,7 @@
 
 mod groups;
 mod parts;
+mod results;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions,
     UInt32Array,
 };
-use arrow::compute::{cast, filter_record_batch, prep_null_mask_filter, take};
+use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use busbar_event::{Class, Error};
 use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -34,6 +35,7 @@ use crate::statement::prepare;
 use crate::{Diagnostic, Failed, parse, session};
 
 pub use groups::Groups;
+pub use results::{FailedGroups, GroupResults};
 
 /// The text of an aggregation, each part as it stands in a flow file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -383,38 +385,6 @@ impl Aggregation {
     fn expressions(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
         let of_aggregates = self.aggregates.iter().flat_map(Aggregate::expressions);
         self.keys.iter().chain(of_aggregates)
-    }
-
-    /// Results of groups, and the number of the group of each: `columns` are keys, group columns and
-    /// aggregates.
-    fn results(
-        &self,
-        columns: Vec<ArrayRef>,
-        rows: usize,
-    ) -> Result<(RecordBatch, Vec<u32>), Error> {
-        let mut batch = record_batch(&self.groups, columns, rows)?;
-        let mut numbers: Vec<u32> = (0..rows as u32).collect();
-        if let Some(having) = &self.having {
-            let mask = having
-                .evaluate(&batch)
-                .and_then(|value| value.into_array(rows))
-                .map_err(run_error)?;
-            let mask = match boolean(&mask)? {
-                mask if mask.null_count() > 0 => prep_null_mask_filter(&mask),
-                mask => mask,
-            };
-            batch = filter_record_batch(&batch, &mask).map_err(arrow_error)?;
-            numbers.retain(|number| mask.value(*number as usize));
-        }
-        let rows = batch.num_rows();
-        let mut columns = Vec::with_capacity(self.outputs.len());
-        for output in &self.outputs {
-            let value = output
-                .evaluate(&batch)
-                .and_then(|value| value.into_array(rows));
-            columns.push(value.map_err(run_error)?);
-        }
-        Ok((record_batch(&self.schema, columns, rows)?, numbers))
     }
 }
 

@@ -60,7 +60,9 @@ mod wait;
 mod walk;
 mod windows;
 
-pub use aggregate::{Aggregation, AggregationPart, AggregationText, Groups, Inputs};
+pub use aggregate::{
+    Aggregation, AggregationPart, AggregationText, FailedGroups, GroupResults, Groups, Inputs,
+};
 pub use batch_query::{BatchLimits, BatchQuery};
 pub use condition::{ConditionConstants, ConditionParser, ConditionPart, ConditionValue};
 pub use diagnostic::Diagnostic;

@@ -2,7 +2,7 @@
 
 use super::StepPart;
 use crate::counters::Counters;
-use crate::operator::{Output, Rows};
+use crate::operator::{LostRows, Output, Rows};
 
 /// What an operator did with the rows of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +21,10 @@ pub(super) fn count(step: usize, given: usize, out: &Output, part: StepPart) -> 
     let routed: usize = out.routed.iter().map(|routed| routed.rows.len()).sum();
     let made = rows(&out.rows) + routed as u64;
     let (given, late) = (given as u64, rows(&out.late));
-    let (dead, taken) = (out.failed() as u64, out.taken as u64);
+    let (failed, taken) = (out.failed() as u64, out.taken as u64);
+    // Results that cannot be computed were added all the same, and died.
+    let unmade = LostRows::count(&out.unmade) as u64;
+    let dead = failed + unmade;
     let whole = Counters {
         input: given,
         out: made,
@@ -30,11 +33,11 @@ pub(super) fn count(step: usize, given: usize, out: &Output, part: StepPart) -> 
         ..Counters::default()
     };
     if part == StepPart::Whole {
-        let left = given.saturating_sub(dead + late + taken);
+        let left = given.saturating_sub(failed + late + taken);
         let node = Counters {
             taken,
-            filtered: left.saturating_sub(made),
-            added: made.saturating_sub(left),
+            filtered: left.saturating_sub(made + unmade),
+            added: (made + unmade).saturating_sub(left),
             ..whole
         };
         return Count {
@@ -43,11 +46,11 @@ pub(super) fn count(step: usize, given: usize, out: &Output, part: StepPart) -> 
             flow: node,
         };
     }
-    let left = given.saturating_sub(dead + late);
+    let left = given.saturating_sub(failed + late);
     let flow = Counters {
         taken,
         filtered: left.saturating_sub(taken),
-        added: made,
+        added: made + unmade,
         ..whole
     };
     // What goes from one part of a step to the other is neither in nor out.

@@ -104,12 +104,7 @@ impl Chain {
                 step: station.step,
                 given,
                 made: work.out.rows.iter().cloned().chain(routed).collect(),
-                dead: work
-                    .out
-                    .dead
-                    .iter()
-                    .map(|(_, cause)| cause.clone())
-                    .collect(),
+                dead: work.out.causes().cloned().collect(),
                 left_out,
             });
             work.next(station);

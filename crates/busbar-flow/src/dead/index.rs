@@ -99,7 +99,11 @@ impl Index {
             id: letter.id,
             group,
             stream,
-            event: event_hash(&letter.stream, letter.partition, letter.offset),
+            event: match letter.is_result {
+                // Of no event, so that no other letter is of the same one.
+                true => fnv1a(format!("result {}", letter.id).as_bytes()),
+                false => event_hash(&letter.stream, letter.partition, letter.offset),
+            },
             died_micros: letter.died_micros,
         });
         if self.entries.len() > DEAD_INDEX_MAX {

@@ -10,13 +10,13 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef, TimeUnit};
 use busbar_catalog::AggregateSpec;
 use busbar_event::{Class, Error};
-use busbar_sql::{Aggregation, AggregationPart, AggregationText, Failed, Projection};
+use busbar_sql::{Aggregation, AggregationPart, AggregationText, Failed, GroupResults, Projection};
 
 use super::keyed::{
     KeyedOperator, KeyedState, KeyedStep, Keys, RowBytes, StateBytes, Stored, flat, write_bytes,
 };
 use super::rows::misfit;
-use super::window::stops;
+use super::window::{stops, tell_failed};
 use super::{Operator, Output, Rows, Stateful, Step, StepContext, Wrong, misses_times};
 use crate::limits::{
     AGGREGATE_GROUP_BYTES_MAX, AGGREGATE_MEMBERS_MAX, AGGREGATE_WHEN_MEMBERS_MAX, PIECE_ROWS_MAX,
@@ -489,8 +489,14 @@ impl Gathering {
         let inputs = when.inputs(&batch)?;
         let mut groups = when.groups()?;
         groups.update(&inputs.with_fragments(Int64Array::from(vec![0; members.len()])))?;
-        let (result, _) = groups.finish(&[])?;
-        let holds = result.column(0).as_boolean_opt().cloned();
+        let result = groups.finish(&[])?;
+        let failed = result
+            .failed
+            .and_then(|failed| failed.groups.into_iter().next());
+        if let Some(failed) = failed {
+            return Err(failed.cause);
+        }
+        let holds = result.rows.column(0).as_boolean_opt().cloned();
         Ok(holds.is_some_and(|holds| holds.len() == 1 && holds.is_valid(0) && holds.value(0)))
     }
 
@@ -539,15 +545,19 @@ impl Gathering {
             time(firsts),
             time(lasts),
         ];
-        let result = || -> Result<(RecordBatch, Vec<u32>), Error> {
+        let result = || -> Result<GroupResults, Error> {
             let inputs = self.select.inputs(&self.decoded(&members)?)?;
             let mut groups = self.select.groups()?;
             groups.update(&inputs.with_fragments(Int64Array::from(numbers)))?;
             groups.finish(&group_columns)
         };
-        let (batch, groups) = result().map_err(stops)?;
-        let times = groups.iter().map(|group| times[*group as usize]).collect();
-        out.push(Rows::results(batch, times));
+        let results = result().map_err(stops)?;
+        let groups = results.groups.iter();
+        let of_results = groups.map(|group| times[*group as usize]).collect();
+        out.push(Rows::results(results.rows, of_results));
+        if let Some(failed) = results.failed {
+            tell_failed(failed, |group| times[group], out);
+        }
         Ok(())
     }
 }

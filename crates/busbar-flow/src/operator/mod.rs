@@ -53,7 +53,7 @@ use futures::future::BoxFuture;
 
 use crate::services::KnownService;
 pub(crate) use keyed::{ROWS_HELD, rows_held};
-pub(crate) use output::Output;
+pub(crate) use output::{LostRows, Output};
 pub(crate) use rows::{Made, Rows, Times};
 pub(crate) use script::KnownPlugin;
 pub(crate) use state::{Changes, StateChange, StateReader, Visit};

@@ -1,5 +1,6 @@
 //! What comes out of an operator.
 
+use arrow::array::RecordBatch;
 use busbar_event::Error;
 
 use super::route::RoutedRows;
@@ -16,8 +17,10 @@ pub(crate) struct Output {
     pub late: Vec<Rows>,
     /// Rows that failed: the event each was made from, and why.
     pub dead: Vec<(usize, Error)>,
-    /// Results that stand for no event and failed, each with why.
-    pub lost: Vec<(Rows, Error)>,
+    /// Rows that stand for no event and failed.
+    pub lost: Vec<LostRows>,
+    /// Results of the operator's own that cannot be computed: what is known of each.
+    pub unmade: Vec<LostRows>,
     /// Number of rows that went into the operator's state and do not come out themselves.
     pub taken: usize,
 }
@@ -30,17 +33,48 @@ impl Output {
         }
     }
 
-    /// Notes that a row failed. What dead letters tell of is the event that it was made from; a result that stands for none is
+    /// Notes that a row that was given failed. What dead letters tell of is the event that it was made from; a result that stands for none is
     /// told of itself.
     pub fn fail(&mut self, rows: &Rows, row: usize, cause: Error) {
         match (&rows.made, &rows.times) {
-            (Made::Many, Some(_)) => self.lost.push((rows.slice(row, 1), cause)),
+            (Made::Many, Some(_)) => self.lost.push(LostRows {
+                rows: rows.slice(row, 1),
+                causes: vec![cause],
+            }),
             (made, _) => self.dead.push((made.event(row), cause)),
         }
     }
 
-    /// Number of rows that failed.
+    /// Notes that results of the operator's own cannot be computed: what is known of each, its event time, and why. All of
+    /// an operator have the same columns.
+    pub fn fail_results(&mut self, batch: RecordBatch, times: Vec<i64>, causes: Vec<Error>) {
+        let rows = Rows::results(batch, times);
+        self.unmade.push(LostRows { rows, causes });
+    }
+
+    /// Why rows that were given failed.
+    pub fn causes(&self) -> impl Iterator<Item = &Error> {
+        let dead = self.dead.iter().map(|(_, cause)| cause);
+        dead.chain(self.lost.iter().flat_map(|lost| &lost.causes))
+    }
+
+    /// Number of rows that were given and failed.
     pub fn failed(&self) -> usize {
-        self.dead.len() + self.lost.len()
+        self.dead.len() + LostRows::count(&self.lost)
+    }
+}
+
+/// Rows that stand for no event and came to no end.
+#[derive(Debug)]
+pub(crate) struct LostRows {
+    pub rows: Rows,
+    /// Why, for each row.
+    pub causes: Vec<Error>,
+}
+
+impl LostRows {
+    /// Number of rows.
+    pub fn count(all: &[LostRows]) -> usize {
+        all.iter().map(|lost| lost.rows.len()).sum()
     }
 }

@@ -23,7 +23,7 @@ use super::{
     Changes, Divided, Operator, Output, Rows, StateReader, Stateful, Step, StepContext, Times,
     Wrong, column_place, filter, misses_times,
 };
-use closed::Closed;
+pub(super) use closed::tell_failed;
 use panes::Panes;
 use sessions::Sessions;
 pub(super) use shape::Shape;
@@ -303,8 +303,7 @@ impl Operator for WindowOperator {
             Open::Session(sessions) => sessions.close(watermark),
         };
         for closed in closed.map_err(stops)? {
-            let times = closed.ends.iter().map(|end| end - 1).collect();
-            out.push(Rows::results(closed.result, times));
+            closed.tell(|end| end - 1, out);
         }
         self.emit_early(watermark, out)
     }
@@ -446,8 +445,8 @@ impl WindowOperator {
             Open::Regular(panes) => panes.early(watermark),
             Open::Session(sessions) => sessions.early(watermark),
         };
-        for Closed { result, ends } in early.map_err(stops)? {
-            out.push(Rows::results(result, vec![watermark; ends.len()]));
+        for early in early.map_err(stops)? {
+            early.tell(|_| watermark, out);
         }
         Ok(())
     }
@@ -496,8 +495,8 @@ fn failing(condition: Option<&Predicate>, aggregation: &Aggregation, rows: &Rows
     failing.map(at).collect()
 }
 
-/// An aggregate that has no result, such as a sum out of range, is no fault of a single event, and what was counted before
-/// cannot be taken back: the flow stops and says why.
+/// What goes wrong between an event and the result of its window is no fault of a single event, and what was counted before
+/// cannot be taken back: the flow stops and says why. A result that cannot be computed does not come here.
 pub(super) fn stops(error: Error) -> Error {
     match error.class() {
         Class::Permanent => {

@@ -342,6 +342,7 @@ impl Runtime {
                 stream: shown.stream.as_str().into(),
                 partition: shown.partition,
                 offset: shown.offset,
+                is_result: false,
             }
         };
         let to = (plan, input, only);

@@ -145,6 +145,7 @@ impl Runtime {
             stream: event.stream.as_str().into(),
             partition: event.partition,
             offset: event.offset,
+            is_result: false,
         };
         let sent = match made {
             None => {

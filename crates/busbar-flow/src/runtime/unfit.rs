@@ -129,6 +129,7 @@ impl Runtime {
                 stream: stream.into(),
                 partition,
                 offset: base + event.row as u64,
+                is_result: false,
             };
             let death = EventDeath {
                 flow: &flow,

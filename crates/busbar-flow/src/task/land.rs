@@ -9,7 +9,7 @@ use super::compute::Batched;
 use super::flight::{Air, Commit, Flight, LandedFlight};
 use super::input::InputReader;
 use super::machine::{Ending, FlightSpan, Machine, TaskEffect};
-use super::write::{Leaving, NotLanded, Writers};
+use super::write::{Leaving, LostLetters, NotLanded, Writers};
 use super::{STOPPED, Task};
 use crate::blocking::blocking;
 use crate::chain::Computed;
@@ -131,10 +131,14 @@ impl Task {
             late,
             lost: match self.lane.main {
                 true => {
-                    let lost = computed.lost.iter();
-                    let lost =
-                        lost.map(|lost| Ok((LooseResults::lost(lost)?, lost.dead().collect())));
-                    lost.collect::<Result<_, Error>>()?
+                    let letters = computed.lost.iter().map(|lost| {
+                        Ok(LostLetters {
+                            of: lost.of,
+                            results: LooseResults::lost(lost)?,
+                            dead: lost.dead().collect(),
+                        })
+                    });
+                    letters.collect::<Result<_, Error>>()?
                 }
                 false => Vec::new(),
             },

@@ -38,7 +38,7 @@ use flight::{Air, committed, landed};
 use input::{InputReader, Next};
 use land::Landed;
 use machine::Machine;
-use write::Waiter;
+use write::{Waiter, result_letters};
 
 pub(crate) use input::Tick;
 pub(crate) use insert::{EventAgain, Insert, Inserts};
@@ -336,6 +336,10 @@ impl Task {
             cuts.extend(known);
         }
         cuts.extend(writers.dead.known(position).await?);
+        // Their letters may be all that came of a batch.
+        for name in result_letters(&writers.dead.producer, &self.chain) {
+            cuts.extend(writers.dead.known_as(&name, position));
+        }
         if let Some(late) = &mut writers.late {
             cuts.extend(late.known(position).await?);
         }

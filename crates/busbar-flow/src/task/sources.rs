@@ -105,6 +105,7 @@ fn read(
                 stream: Arc::clone(stream),
                 partition: partition.number(),
                 offset,
+                is_result: false,
             });
         }
         all.push(SourceLetters {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::sources::{SourceLetters, source_letters};
 use super::{FlowShared, Lane, STOPPED, Surroundings, stopped, told};
 use crate::blocking::blocking;
-use crate::chain::{Dead, Place};
+use crate::chain::{Chain, Dead, Place, ResultsOf};
 use crate::checkpoint::TaskKey;
 use crate::counters::Settled;
 use crate::dead::{Earlier, Spot, letters};
@@ -46,12 +46,20 @@ pub(super) struct Leaving {
     pub late: Option<Batch>,
     /// Events that died before they reached an output; none but for the lane that counts for the flow.
     pub dead: Vec<Dead>,
-    /// Results that stand for no event and that a step could not take, with their letters; none but for the same lane.
-    pub lost: Vec<(LooseResults, Vec<Dead>)>,
+    /// Results that stand for no event and that a step could not take or not compute, with their letters; none but for the
+    /// same lane.
+    pub lost: Vec<LostLetters>,
     /// Letters of these events that an earlier run left open.
     pub earlier: Earlier,
     pub rows: usize,
     pub prepared: Vec<Prepared>,
+}
+
+/// Letters of results that stand for no event.
+pub(super) struct LostLetters {
+    pub of: ResultsOf,
+    pub results: LooseResults,
+    pub dead: Vec<Dead>,
 }
 
 /// Everything that a task writes to.
@@ -216,19 +224,16 @@ impl Leaving {
             let Some(results) = results.as_ref().filter(|_| !dead.is_empty()) else {
                 continue;
             };
-            let kind = match end {
-                0 => "~results".to_owned(),
-                _ => format!("~results{end}"),
-            };
             let results = results.events().map_err(NotLanded::Stopped)?;
-            self.bury(&results, dead, &kind, self.spot(), &mut writers.dead)
+            let (kind, spot) = (results_kind(end), self.results_spot());
+            self.bury(&results, dead, &kind, spot, &mut writers.dead)
                 .await
                 .map_err(NotLanded::Stopped)?;
         }
-        for (number, (results, dead)) in self.lost.iter().enumerate() {
-            let results = results.events().map_err(NotLanded::Stopped)?;
-            let kind = format!("~lost{number}");
-            self.bury(&results, dead, &kind, self.spot(), &mut writers.dead)
+        for lost in &self.lost {
+            let results = lost.results.events_whole().map_err(NotLanded::Stopped)?;
+            let (kind, spot) = (lost_kind(lost.of), self.results_spot());
+            self.bury(&results, &lost.dead, &kind, spot, &mut writers.dead)
                 .await
                 .map_err(NotLanded::Stopped)?;
         }
@@ -354,6 +359,19 @@ impl Leaving {
             stream: Arc::clone(&stream),
             partition,
             offset: base + event as u64,
+            is_result: false,
+        }
+    }
+
+    /// Where results were made: behind the last event of the batch, or behind the last one before a tick.
+    fn results_spot(&self) -> impl Fn(usize) -> Spot + use<> {
+        let stream: Arc<str> = self.key.stream.as_str().into();
+        let (partition, offset) = (self.key.partition, self.end.saturating_sub(1));
+        move |_| Spot {
+            stream: Arc::clone(&stream),
+            partition,
+            offset,
+            is_result: true,
         }
     }
 
@@ -376,7 +394,7 @@ impl Leaving {
         for (number, dead) in parcels(events, dead).enumerate() {
             let batch = letters(&plan.name, events, dead, &ids, now, &spot);
             if number > 0 || !kind.is_empty() {
-                writer.producer = format!("{name}{kind}~{number}").into();
+                writer.producer = parcel_name(&name, kind, number);
             }
             let mut waiter = Waiter::new(&self.shared, node, self.stop.clone(), self.position);
             let written = writer
@@ -394,6 +412,36 @@ impl Leaving {
         }
         Ok(())
     }
+}
+
+/// What the letters of an end's results are written under, behind the name for letters of events.
+fn results_kind(end: usize) -> String {
+    match end {
+        0 => "~results".to_owned(),
+        _ => format!("~results{end}"),
+    }
+}
+
+/// As [`results_kind`], for results that came to no end. It does not depend on which others did not.
+fn lost_kind(of: ResultsOf) -> String {
+    match of {
+        ResultsOf::Given(station) => format!("~lost{station}"),
+        ResultsOf::Made(station) => format!("~unmade{station}"),
+    }
+}
+
+fn parcel_name(name: &str, kind: &str, number: usize) -> Arc<str> {
+    format!("{name}{kind}~{number}").into()
+}
+
+/// The names under which the letters of a chain's results are written; `name` is the one for letters of events. Each has
+/// the first parcel of every batch that has such letters.
+pub(super) fn result_letters(name: &str, chain: &Chain) -> Vec<Arc<str>> {
+    let stations = 0..chain.stations.len();
+    let lost = stations.flat_map(|at| [ResultsOf::Given(at), ResultsOf::Made(at)].map(lost_kind));
+    let ends = (0..chain.ends.len()).map(results_kind);
+    let kinds = lost.chain(ends);
+    kinds.map(|kind| parcel_name(name, &kind, 0)).collect()
 }
 
 /// Dead letters in parcels of about [`DEAD_BATCH_BYTES`].

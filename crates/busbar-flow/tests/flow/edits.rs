@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use crate::common::{PATIENCE, Streams, World, ids, project, rest};
 
-const SECOND: i64 = 1_000_000;
+pub const SECOND: i64 = 1_000_000;
 /// Ahead of the clock, so that no partition ticks.
-const AHEAD: i64 = 4_000_000_000 * SECOND;
+pub const AHEAD: i64 = 4_000_000_000 * SECOND;
 
-fn files(steps: &str) -> Vec<(&'static str, String)> {
+pub fn files(steps: &str) -> Vec<(&'static str, String)> {
     vec![
         (
             "streams/in.yaml",
@@ -30,13 +30,13 @@ fn files(steps: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn window(length: &str) -> String {
+pub fn window(length: &str) -> String {
     format!(
         "  - window: {{ tumble: {length}, by: [site], select: 'site, count(*) as n, min(id) as id' }}\n"
     )
 }
 
-fn apply(world: &World, steps: &str, replay: bool) -> Applied {
+pub fn apply(world: &World, steps: &str, replay: bool) -> Applied {
     let files = files(steps);
     let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, &**text)).collect();
     let project = project(&files);
@@ -45,7 +45,7 @@ fn apply(world: &World, steps: &str, replay: bool) -> Applied {
 }
 
 /// One event each second.
-fn publish(world: &World, events: std::ops::Range<i64>, site: Option<&str>) {
+pub fn publish(world: &World, events: std::ops::Range<i64>, site: Option<&str>) {
     let events: Vec<i64> = events.collect();
     let topics = vec!["in/c1/x"; events.len()];
     let times = events.iter().map(|id| AHEAD + id * SECOND).collect();
@@ -271,44 +271,6 @@ fn until_ids(world: &World, are_there: impl Fn(&BTreeSet<i64>) -> bool) {
         assert!(Instant::now() < until, "{ids:?} {:#?}", world.flow("f"));
         rest(10);
     }
-}
-
-/// A result that a step behind the window cannot take is a letter of its own, once, also after a power cut.
-#[test]
-fn results_that_a_step_does_not_take_are_dead_letters() {
-    let mut world = World::new(73);
-    let steps = format!("{}  - select: site, 12 / (n - 5) as share\n", window("10s"));
-    apply(&world, &steps, false);
-    publish(&world, 0..5, Some("a"));
-    publish(&world, 5..9, Some("b"));
-    publish(&world, 12..13, Some("a"));
-    let until = Instant::now() + PATIENCE;
-    while world.contents(busbar_flow::DEAD_LETTERS).is_empty() || world.contents("out").is_empty() {
-        assert!(Instant::now() < until, "{:#?}", world.flow("f"));
-        rest(10);
-    }
-    world = world.restart(true);
-    apply(&world, &steps, false);
-    while world.flow("f").lag > 0 {
-        assert!(Instant::now() < until, "{:#?}", world.flow("f"));
-        rest(10);
-    }
-    let shares: Vec<_> = world.contents("out");
-    assert_eq!(shares.len(), 1, "{shares:?}");
-    assert_eq!(shares[0].1["share"], -12);
-    let letters = world.contents(busbar_flow::DEAD_LETTERS);
-    assert_eq!(letters.len(), 1, "{letters:?}");
-    assert_eq!(
-        (&letters[0].1["site"], &letters[0].1["n"]),
-        (&"a".into(), &5.into())
-    );
-    let letters = world.flows.dead_letters(DeadFilter::default(), 10);
-    let letters = world.tokio.block_on(letters).unwrap();
-    assert_eq!((letters.len(), &*letters[0].place), (1, "step:1"));
-    let sent = world.flows.redrive(DeadFilter::default(), "test");
-    let sent = world.tokio.block_on(sent).unwrap();
-    assert_eq!((sent.sent, sent.refused), (0, 1), "{sent:?}");
-    assert_eq!(sent.cause.unwrap().code(), "flow.redrive-results");
 }
 
 /// What an output refuses of the results of windows is made of many events, and cannot go in again.

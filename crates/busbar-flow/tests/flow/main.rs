@@ -20,6 +20,7 @@ mod itself;
 mod joined;
 mod lineage;
 mod lookups;
+mod lost_results;
 mod nexmark;
 mod once;
 mod patterns;

@@ -1,9 +1,10 @@
 //! Groups of rows with the same keys, and what the aggregates know of each.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::{SortColumn, cast, lexsort_to_indices};
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
+use arrow::compute::{SortColumn, cast, concat, lexsort_to_indices};
 use busbar_event::{Class, Error};
 use datafusion_common::DataFusionError;
 use datafusion_expr::{EmitTo, GroupsAccumulator};
@@ -13,8 +14,11 @@ use datafusion_physical_plan::aggregates::group_values::{GroupValues, new_group_
 use datafusion_physical_plan::aggregates::order::GroupOrdering;
 
 use super::parts::named;
-use super::{Aggregation, Inputs, arrow_error, record_batch};
+use super::results::GroupResults;
+use super::{Aggregate, Aggregation, Inputs, arrow_error, record_batch};
+use crate::Failed;
 use crate::explain::run_error;
+use crate::expression::isolate;
 
 /// The groups of one window.
 pub struct Groups {
@@ -72,7 +76,7 @@ impl Groups {
     /// Counts rows in.
     ///
     /// # Errors
-    /// An error of the whole, such as a sum out of range. The groups are of no use then.
+    /// An error of the whole. The groups are of no use then.
     pub fn update(&mut self, inputs: &Inputs) -> Result<(), Error> {
         if inputs.rows() == 0 {
             return Ok(());
@@ -166,21 +170,17 @@ impl Groups {
         record_batch(&schema, columns.collect(), rows)
     }
 
-    /// The results of all groups and the number of the group of each, as `having` may leave some out. Groups are
-    /// numbered from 0 in the order in which they came. `group_columns` have one value for each
-    /// group, or one for all.
+    /// The results of all groups. Groups are numbered from 0 in the order in which they came. `group_columns` have one value
+    /// for each group, or one for all.
     ///
     /// # Errors
-    /// As [`Groups::update`], or when a result cannot be computed.
-    pub fn finish(mut self, group_columns: &[ArrayRef]) -> Result<(RecordBatch, Vec<u32>), Error> {
+    /// An error of the whole. A result that cannot be computed is among [`GroupResults::failed`].
+    pub fn finish(mut self, group_columns: &[ArrayRef]) -> Result<GroupResults, Error> {
         let rows = self.groups;
-        if rows == 0 {
-            return Ok((
-                RecordBatch::new_empty(self.aggregation.schema()),
-                Vec::new(),
-            ));
-        }
         let mut columns = Vec::new();
+        if rows == 0 {
+            return Ok(GroupResults::none(self.aggregation.schema()));
+        }
         for (key, field) in self
             .emit_keys()?
             .into_iter()
@@ -200,10 +200,12 @@ impl Groups {
                 }
             });
         }
-        for accumulator in &mut self.accumulators {
-            columns.push(accumulator.evaluate(EmitTo::All).map_err(run_error)?);
+        let mut failed = BTreeMap::new();
+        let aggregation = Arc::clone(&self.aggregation);
+        for (accumulator, aggregate) in self.accumulators.iter_mut().zip(&aggregation.aggregates) {
+            columns.push(aggregate.values(accumulator.as_mut(), rows, &mut failed)?);
         }
-        self.aggregation.results(columns, rows)
+        aggregation.results(columns, rows, failed)
     }
 
     /// Finds the group of each row, and makes those that are new.
@@ -235,6 +237,63 @@ impl std::fmt::Debug for Groups {
         f.debug_struct("Groups")
             .field("groups", &self.groups)
             .finish_non_exhaustive()
+    }
+}
+
+impl Aggregate {
+    /// The values of all groups, null for those that have none: these are added to `failed`, each with its cause.
+    fn values(
+        &self,
+        accumulator: &mut dyn GroupsAccumulator,
+        rows: usize,
+        failed: &mut BTreeMap<usize, Error>,
+    ) -> Result<ArrayRef, Error> {
+        let name = self.function.fun().name();
+        let data_type = self.function.field().data_type().clone();
+        // Those that may fail, and give their groups away all the same.
+        let loses_groups = match name {
+            "avg" => data_type.is_decimal(),
+            "sum" => self.function.is_distinct(),
+            _ => false,
+        };
+        if !loses_groups {
+            match accumulator.evaluate(EmitTo::All).map_err(run_error) {
+                Ok(values) => return Ok(values),
+                // A sum that fails keeps its groups.
+                Err(_) if name == "sum" => {}
+                Err(error) if error.class() != Class::Permanent => return Err(error),
+                Err(error) => {
+                    failed.extend((0..rows).map(|group| (group, error.clone())));
+                    return Ok(new_null_array(&data_type, rows));
+                }
+            }
+        }
+        let state = accumulator.state(EmitTo::All).map_err(run_error)?;
+        let evaluate = |from: usize, count: usize| {
+            let mut part = self::accumulator(&self.function)?;
+            let state: Vec<ArrayRef> = state.iter().map(|s| s.slice(from, count)).collect();
+            let groups: Vec<usize> = (0..count).collect();
+            part.merge_batch(&state, &groups, count)?;
+            part.evaluate(EmitTo::All)
+        };
+        let bad = isolate(rows, &mut |range| {
+            evaluate(range.start, range.len()).err().map(run_error)
+        });
+        let mut pieces: Vec<ArrayRef> = Vec::with_capacity(2 * bad.len() + 1);
+        let mut from = 0;
+        for Failed { row, cause } in bad {
+            if row > from {
+                pieces.push(evaluate(from, row - from).map_err(run_error)?);
+            }
+            pieces.push(new_null_array(&data_type, 1));
+            failed.entry(row).or_insert(cause);
+            from = row + 1;
+        }
+        if from < rows {
+            pieces.push(evaluate(from, rows - from).map_err(run_error)?);
+        }
+        let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
+        concat(&pieces).map_err(arrow_error)
     }
 }
 

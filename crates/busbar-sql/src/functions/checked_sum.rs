@@ -1,8 +1,9 @@
 //! `sum` that is exact for integers and decimals, or fails.
 //!
 //! DataFusion's `sum` wraps around. This one adds in 128 bits, so that no order of the rows makes an
-//! intermediate result overflow, and fails if the total does not fit the result's type. Floats and intervals are
-//! left to DataFusion's function.
+//! intermediate result overflow, and fails if the total does not fit the result's type. A total that does not fit 128
+//! bits is [`BEYOND`] from then on, so that only the result fails of the group whose total it is. Floats and intervals
+//! are left to DataFusion's function.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,6 +41,9 @@ const STATE: DataType = DataType::Decimal128(38, 0);
 struct CheckedSum {
     inner: Arc<AggregateUDF>,
 }
+
+/// Stands for a total beyond 128 bits. It fits no type of a result: decimals have 38 digits at most.
+const BEYOND: i128 = i128::MIN;
 
 /// Whether sums of this type are made here.
 fn is_exact(data_type: &DataType) -> bool {
@@ -153,7 +157,7 @@ impl Sum {
             }
         }
         self.values += 1;
-        self.total = plus(self.total, value)?;
+        self.total = plus(self.total, value);
         Ok(())
     }
 
@@ -168,7 +172,10 @@ impl Sum {
             };
         }
         self.values -= 1;
-        self.total = self.total.checked_sub(value).ok_or_else(out_of_range)?;
+        self.total = match self.total {
+            BEYOND => BEYOND,
+            total => total.checked_sub(value).unwrap_or(BEYOND),
+        };
         Ok(())
     }
 }
@@ -188,7 +195,7 @@ impl Accumulator for Sum {
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
         let total = (self.values > 0).then_some(self.total);
-        ScalarValue::try_from_array(&totals(vec![total], &self.data_type)?, 0)
+        ScalarValue::try_from_array(&totals(&[total], &self.data_type)?, 0)
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
@@ -245,7 +252,7 @@ impl GroupSums {
                 return Ok(());
             }
             let total = &mut self.totals[groups[row]];
-            *total = Some(plus(total.unwrap_or(0), value)?);
+            *total = Some(plus(total.unwrap_or(0), value));
             Ok(())
         })
     }
@@ -262,8 +269,17 @@ impl GroupsAccumulator for GroupSums {
         self.add(first(values)?, groups, filter, count)
     }
 
+    /// Keeps the groups where it fails.
     fn evaluate(&mut self, emit: EmitTo) -> Result<ArrayRef> {
-        totals(emit.take_needed(&mut self.totals), &self.data_type)
+        let totals = emit.take_needed(&mut self.totals);
+        match self::totals(&totals, &self.data_type) {
+            Ok(sums) => Ok(sums),
+            Err(error) => {
+                let rest = std::mem::replace(&mut self.totals, totals);
+                self.totals.extend(rest);
+                Err(error)
+            }
+        }
     }
 
     fn state(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
@@ -304,8 +320,11 @@ fn first(arrays: &[ArrayRef]) -> Result<&ArrayRef> {
     }
 }
 
-fn plus(total: i128, value: i128) -> Result<i128> {
-    total.checked_add(value).ok_or_else(out_of_range)
+fn plus(total: i128, value: i128) -> i128 {
+    match (total, value) {
+        (BEYOND, _) | (_, BEYOND) => BEYOND,
+        _ => total.checked_add(value).unwrap_or(BEYOND),
+    }
 }
 
 fn out_of_range() -> datafusion_common::DataFusionError {
@@ -341,15 +360,15 @@ fn each(array: &ArrayRef, take: &mut dyn FnMut(usize, i128) -> Result<()>) -> Re
 ///
 /// # Errors
 /// A total does not fit.
-fn totals(totals: Vec<Option<i128>>, data_type: &DataType) -> Result<ArrayRef> {
-    fn fit<T>(totals: Vec<Option<i128>>) -> Result<PrimitiveArray<T>>
+fn totals(totals: &[Option<i128>], data_type: &DataType) -> Result<ArrayRef> {
+    fn fit<T>(totals: &[Option<i128>]) -> Result<PrimitiveArray<T>>
     where
         T: ArrowPrimitiveType,
         T::Native: TryFrom<i128>,
     {
-        let fitting = totals.into_iter().map(|total| match total {
+        let fitting = totals.iter().map(|total| match total {
             None => Ok(None),
-            Some(total) => T::Native::try_from(total)
+            Some(total) => T::Native::try_from(*total)
                 .map(Some)
                 .map_err(|_| out_of_range()),
         });

@@ -93,7 +93,7 @@ fn parts_give_what_the_whole_gives() {
                 .update(&aggregation.inputs(&whole).unwrap())
                 .unwrap();
             assert_eq!(
-                sorted(&at_once.finish(&[]).unwrap().0),
+                sorted(&at_once.finish(&[]).unwrap().rows),
                 expected,
                 "at once: {select}"
             );
@@ -128,7 +128,7 @@ fn parts_give_what_the_whole_gives() {
             both.update(&aggregation.inputs(&whole.slice(100, 100)).unwrap())
                 .unwrap();
             assert_eq!(
-                sorted(&both.finish(&[]).unwrap().0),
+                sorted(&both.finish(&[]).unwrap().rows),
                 expected,
                 "at other places: {select}"
             );
@@ -136,7 +136,7 @@ fn parts_give_what_the_whole_gives() {
             let state = merged.take_state().unwrap();
             merged.merge(&state).unwrap();
             assert_eq!(
-                sorted(&merged.finish(&[]).unwrap().0),
+                sorted(&merged.finish(&[]).unwrap().rows),
                 expected,
                 "in parts: {select}"
             );
@@ -165,15 +165,97 @@ fn group_columns_stand_beside_the_keys() {
     let at = |micros: i64| -> ArrayRef {
         Arc::new(TimestampMicrosecondArray::from(vec![micros]).with_timezone("UTC"))
     };
-    let (result, numbers) = groups.finish(&[at(0), at(60_000_000)]).unwrap();
-    assert_eq!(numbers, [1, 2]);
+    let result = groups.finish(&[at(0), at(60_000_000)]).unwrap();
+    assert_eq!(result.groups, [1, 2]);
+    assert!(result.failed.is_none());
     assert_eq!(
-        sorted(&result),
+        sorted(&result.rows),
         [
             "north|8|1970-01-01T00:01:00Z|PT60S",
             "south|9|1970-01-01T00:01:00Z|PT60S",
         ]
     );
+}
+
+/// A result that cannot be computed leaves the others as they are, and says which group it was: at once, and from states.
+#[test]
+fn a_group_without_a_result_leaves_the_others() {
+    let sites: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c", "b"]));
+    let large = 9_000_000_000_000_000_000;
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, large, 5, large - 1]));
+    let digits = |zeros: &str| format!("'9{zeros}'::decimal(38, 0)");
+    let huge = digits(&"0".repeat(37));
+    let batch = RecordBatch::try_from_iter([("site", sites), ("n", numbers)]).unwrap();
+    let end = Field::new("window_end", DataType::Int64, false);
+    for (select, having, code, described) in [
+        (
+            "site, 12 / (count(*) - 2) as share",
+            None,
+            "sql.divide-by-zero",
+            "b|7|2",
+        ),
+        (
+            "site, count(*) as share",
+            Some("1 / (count(*) - 2) < 1"),
+            "sql.divide-by-zero",
+            "b|7|2",
+        ),
+        ("site, sum(n) as share", None, "sql.out-of-range", "b|7|"),
+        (
+            "site, sum(distinct n) as share",
+            None,
+            "sql.out-of-range",
+            "b|7|",
+        ),
+        // Two of these are more than 128 bits.
+        (
+            &*format!("site, sum(case when n > 5 then {huge} else 1 end) as share"),
+            None,
+            "sql.out-of-range",
+            "b|7|",
+        ),
+        (
+            &*format!("site, avg(case when n > 5 then {huge} else 1 end) as share"),
+            None,
+            "sql.overflow",
+            "b|7|",
+        ),
+    ] {
+        let by = ["site".to_owned()];
+        let text = AggregationText {
+            select,
+            by: &by,
+            having,
+            group_columns: std::slice::from_ref(&end),
+        };
+        let aggregation = Aggregation::compile(&batch.schema(), &text).unwrap();
+        let inputs = aggregation.inputs(&batch).unwrap();
+        for in_parts in [false, true] {
+            let mut groups = aggregation.groups().unwrap();
+            match in_parts {
+                false => groups.update(&inputs).unwrap(),
+                true => {
+                    for from in 0..4 {
+                        let mut part = aggregation.groups().unwrap();
+                        part.update(&inputs.slice(from..from + 1)).unwrap();
+                        groups.merge(&part.take_state().unwrap()).unwrap();
+                    }
+                }
+            }
+            let end: ArrayRef = Arc::new(Int64Array::from(vec![7]));
+            let result = groups.finish(&[end]).unwrap();
+            let shown = format!("{select} {having:?} {in_parts}");
+            assert_eq!(result.groups, [0, 2], "{shown}");
+            let sites = sorted(&result.rows);
+            assert!(sites[0].starts_with("a|") && sites[1].starts_with("c|"));
+            let failed = result.failed.unwrap();
+            assert_eq!(failed.groups.len(), 1, "{shown}");
+            assert_eq!(failed.groups[0].row, 1, "{shown}");
+            assert_eq!(failed.groups[0].cause.code(), code, "{shown}");
+            let described_as = sorted(&failed.rows);
+            assert_eq!(described_as, [described], "{shown}");
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array};
 use busbar_event::{Class, Error};
-use busbar_sql::{Aggregation, Groups, Inputs};
+use busbar_sql::{Aggregation, GroupResults, Groups, Inputs};
 
 use super::closed::Closed;
 use super::shape::{PaneKey, Shape};
@@ -283,7 +283,7 @@ impl Panes {
     }
 
     /// What a window's panes add up to. `last`: the window is closed by it.
-    fn result(&mut self, start: i64, last: bool) -> Result<RecordBatch, Error> {
+    fn result(&mut self, start: i64, last: bool) -> Result<GroupResults, Error> {
         let keys: Vec<PaneKey> = self
             .panes
             .keys()
@@ -301,7 +301,7 @@ impl Panes {
             && pane.parts.is_empty()
             && let Some(groups) = pane.active.take()
         {
-            return Ok(groups.finish(group_columns)?.0);
+            return groups.finish(group_columns);
         }
         let mut merged = self.aggregation.groups()?;
         for key in keys {
@@ -313,7 +313,7 @@ impl Panes {
                 merged.merge(&self.source(key, part).read(&self.aggregation)?)?;
             }
         }
-        Ok(merged.finish(group_columns)?.0)
+        merged.finish(group_columns)
     }
 
     fn source(&self, key: PaneKey, part: &Part) -> PartSource {

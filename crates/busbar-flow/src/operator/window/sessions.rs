@@ -655,16 +655,12 @@ impl Sessions {
         };
         let gap = self.gap;
         let (starts, ends) = (time(&|s| s.first), time(&|s| s.last.saturating_add(gap)));
-        // A condition on results drops rows; their times must follow.
         let early: ArrayRef = Arc::new(BooleanArray::from(vec![early; sessions.len()]));
         let group_columns = [starts, ends, early];
         let group_columns = &group_columns[..self.aggregation.group_column_count()];
-        let (result, kept) = merged.finish(group_columns)?;
-        let ends = kept
-            .iter()
-            .map(|row| sessions[*row as usize].borrow().last.saturating_add(gap))
-            .collect();
-        Ok(vec![Closed { ends, result }])
+        let results = merged.finish(group_columns)?;
+        let ends = sessions.iter().map(|s| s.borrow().last.saturating_add(gap));
+        Ok(vec![Closed::each(ends.collect(), results)])
     }
 
     /// Groups of some fragments each, in their order, numbered from 0.
