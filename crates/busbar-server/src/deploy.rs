@@ -227,12 +227,14 @@ impl Deployer {
         Ok(deployed)
     }
 
-    /// Deploys the project that runs with one flow as it was in an earlier version.
+    /// Deploys the project that runs with one flow as it was in an earlier version. `replay`: it begins anew where it cannot go
+    /// on with the state that there is.
     pub(crate) async fn rollback(
         &self,
         flow: &str,
         version: u64,
         author: &str,
+        replay: bool,
     ) -> Result<Deployed, NotDeployed> {
         let _one = self.one.lock().await;
         let history = self.history.clone();
@@ -253,7 +255,7 @@ impl Deployer {
             author,
             note: &note,
             folder: None,
-            replay: false,
+            replay,
         };
         self.deploy_locked(wanted, false).await
     }
@@ -290,7 +292,7 @@ impl Deployer {
         flow: &str,
         text: &str,
         author: &str,
-        (replace, dry_run): (bool, bool),
+        (replace, dry_run, replay): (bool, bool, bool),
     ) -> Result<Deployed, NotDeployed> {
         let _one = self.one.lock().await;
         let mut bundle = self.target.runtime.project().await.bundle;
@@ -308,7 +310,7 @@ impl Deployer {
             author,
             note: &note,
             folder: None,
-            replay: false,
+            replay,
         };
         self.deploy_locked(wanted, dry_run).await
     }

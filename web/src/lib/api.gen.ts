@@ -701,6 +701,17 @@ export type FlowDetail = FlowSummary & {
   tasks: TaskView[];
 };
 
+/** The version of a flow to go back to. */
+export interface FlowRollback {
+  /**
+   * Compute the flow again from the oldest event that is kept where that version cannot go on with the state that there
+   * is. Without it the version does not start, `applied.failed` says why, and the one that runs goes on.
+   */
+  replay?: boolean;
+  /** Its number. */
+  version: number;
+}
+
 /** A flow in short. Counts are since the node started. */
 export type FlowSummary = Counts & {
   error?: Problem | null;
@@ -888,6 +899,11 @@ export interface ImportProcess {
   dry_run?: boolean;
   /** Replace a flow of the same name. */
   replace?: boolean;
+  /**
+   * Compute the flow again from the oldest event that is kept where it cannot go on with the state that there is. Without it
+   * the flow does not start, `applied.failed` says why, and the version before goes on.
+   */
+  replay?: boolean;
   /** The document, `esbprocess`. */
   xml: string;
 }

@@ -165,6 +165,37 @@ test('the project and its history can be read', async ({ page }) => {
   await expect(page.getByText(/and \d+ more/)).toBeVisible();
 });
 
+test('a version without a step that holds events is refused, and can be computed again', async ({
+  page,
+  node,
+}) => {
+  const flow = async () => {
+    const answer = await page.request.get('/api/v1/flows/kept');
+    return (await answer.json()) as { source?: string; conservation?: { taken: number } };
+  };
+  const save = async (step: string) => {
+    const source = `from: crate\nsteps:\n  - ${step}\nto:\n  - topic: shelf/kept\n`;
+    node.write('flows/kept.yaml', source);
+    await expect.poll(async () => (await flow()).source).toBe(source);
+    return source;
+  };
+  const before = await save('where: db >= 0');
+  const holds = await save('delay: { for: 1h }');
+  await node.events([JSON.stringify({ topic: 'crate/kept', payload: { db: 1 } })]);
+  await expect.poll(async () => (await flow()).conservation?.taken).toBeGreaterThan(0);
+  await open(page, '#/flows/kept');
+  await page.getByRole('button', { name: 'Roll back' }).first().click();
+  await page.locator('[data-confirm]').click();
+  const dialog = page.getByRole('dialog');
+  await expect(dialog.getByRole('alert')).toContainText('delay-1: 1');
+  expect((await flow()).source).toBe(holds);
+  await accessible(page);
+  await dialog.locator('[data-replay]').check();
+  await page.locator('[data-confirm]').click();
+  await expect(dialog).toHaveCount(0);
+  expect((await flow()).source).toBe(before);
+});
+
 test('the last value of a topic stays on its board', async ({ page, node }) => {
   await node.mosquitto('meter/e2e-kept/reading', '{"kw":4.25}', '-r');
   await node.mosquitto('meter/e2e-passed/reading', '{"kw":1.5}');

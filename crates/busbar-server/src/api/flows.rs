@@ -208,12 +208,16 @@ impl Difference {
     }
 }
 
-/// The version to go back to.
+/// The version of a flow to go back to.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Rollback {
+struct FlowRollback {
     /// Its number.
-    pub version: u64,
+    version: u64,
+    /// Compute the flow again from the oldest event that is kept where that version cannot go on with the state that there
+    /// is. Without it the version does not start, `applied.failed` says why, and the one that runs goes on.
+    #[serde(default)]
+    replay: bool,
 }
 
 /// Let a flow be as it was in an earlier version.
@@ -221,18 +225,18 @@ pub(super) struct Rollback {
 /// Makes a new version of the project in which this one file is the old one. When the node runs a project's folder, the
 /// folder's file differs from what runs until it is changed: `differs` names it.
 #[utoipa::path(post, path = "/api/v1/flows/{name}/rollback", tag = "flows",
-    params(("name" = String, Path, description = "The flow's name.")), request_body = Rollback,
-    responses((status = 200, description = "The flow runs as it did.", body = super::project::Outcome)))]
+    params(("name" = String, Path, description = "The flow's name.")), request_body = FlowRollback,
+    responses((status = 200, description = "The flow runs as it did, unless `applied.failed` names it.", body = super::project::Outcome)))]
 async fn rollback(
     State(app): State<Arc<App>>,
     actor: Actor,
     Path(name): Path,
-    JsonBody(body): JsonBody<Rollback>,
+    JsonBody(body): JsonBody<FlowRollback>,
 ) -> Answer<Json<super::project::Outcome>> {
     actor.caller.require(Role::Admin)?;
     let deployed = app
         .deployer
-        .rollback(&name, body.version, actor.caller.name())
+        .rollback(&name, body.version, actor.caller.name(), body.replay)
         .await;
     if deployed.is_ok() {
         let detail = [("version", body.version.to_string())];

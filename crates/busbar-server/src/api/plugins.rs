@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::flows::{Between, Difference, Rollback, outcome};
+use super::flows::{Between, Difference, outcome};
 use super::project::{ChangeView, VersionView, Versions};
 use super::{Json, JsonBody, Path, Query, blocking};
 use crate::actor::Actor;
@@ -406,6 +406,14 @@ impl PluginLineView {
             text: line.text,
         }
     }
+}
+
+/// The version to go back to.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Rollback {
+    /// Its number.
+    version: u64,
 }
 
 /// Let a plug-in be as it was in an earlier version.

@@ -66,6 +66,10 @@ struct ImportProcess {
     /// Only check, and say what would change.
     #[serde(default)]
     dry_run: bool,
+    /// Compute the flow again from the oldest event that is kept where it cannot go on with the state that there is. Without it
+    /// the flow does not start, `applied.failed` says why, and the version before goes on.
+    #[serde(default)]
+    replay: bool,
 }
 
 /// A process that was, or would be, deployed.
@@ -85,7 +89,7 @@ struct ImportedProcess {
 /// folder lacks the flow's file until it is written there: `differs` names it.
 #[utoipa::path(post, path = "/api/v1/processes", tag = "flows", request_body = ImportProcess,
     responses(
-        (status = 200, description = "The process runs as a flow, or could.", body = ImportedProcess),
+        (status = 200, description = "The process runs as a flow, or could, unless `applied.failed` names it.", body = ImportedProcess),
         (status = 422, description = "Nothing was changed; `diagnostics` says what is wrong and where.",
             body = super::Refused),
     ))]
@@ -99,7 +103,7 @@ async fn import(
     let read = blocking(move || Ok(flow_of("process.xml", &body.xml))).await?;
     let (name, flow) = read.map_err(|wrong| NotDeployed::Wrong(vec![wrong]))?;
     let file = flow_file(&flow);
-    let how = (body.replace, body.dry_run);
+    let how = (body.replace, body.dry_run, body.replay);
     let deployed = app
         .deployer
         .put_flow(&name, &file, actor.caller.name(), how)

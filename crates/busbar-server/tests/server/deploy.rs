@@ -280,6 +280,45 @@ fn secrets_in_files_are_shown_to_nobody() {
     );
 }
 
+/// A rollback, and a process, without a step that holds events is refused; with `replay` the flow computes everything again.
+#[test]
+fn a_rollback_that_would_lose_held_events_is_refused_and_can_be_replayed() {
+    let flow = |step: &str| format!("from: rain\nsteps:\n  - {step}\nto:\n  - topic: late/all\n");
+    let out = ("streams/late.yaml", "topics: late/#\nformat: json\n");
+    let (passes, holds) = (flow("where: mm >= 0"), flow("delay: { for: 1h }"));
+    let world = World::new(&[STREAM, out, ("flows/w.yaml", &passes)]);
+    let process = world.get_json("/api/v1/flows/w/process")["xml"].clone();
+    let rollback = ("/api/v1/flows/w/rollback", json!({ "version": 1 }));
+    let import = (
+        "/api/v1/processes",
+        json!({ "xml": process, "replace": true }),
+    );
+    for (path, mut body) in [rollback, import] {
+        world
+            .save(&[STREAM, out, ("flows/w.yaml", &holds)])
+            .unwrap();
+        world.publish("rain/a", json!({ "mm": 1 }));
+        world.until("/api/v1/flows/w", |flow| {
+            flow["conservation"]["taken"].as_u64() > Some(0)
+        });
+        let refused = world.post(path, &body);
+        assert_eq!(refused.status, 200, "{refused:?}");
+        let failed = &refused.json()["applied"]["failed"]["w"];
+        assert_eq!(failed["code"], "flow.state-holds", "{refused:?}");
+        assert_eq!(world.get_json("/api/v1/flows/w")["state"], "running");
+        body["replay"] = json!(true);
+        let replayed = world.post(path, &body);
+        assert_eq!(replayed.status, 200, "{replayed:?}");
+        let applied = &replayed.json()["applied"];
+        assert_eq!(applied["failed"], json!({}), "{replayed:?}");
+        assert_eq!(applied["deployed"], json!(["w"]), "{replayed:?}");
+        // A file that is saved as it was says nothing new.
+        world
+            .save(&[STREAM, out, ("flows/w.yaml", &passes)])
+            .unwrap();
+    }
+}
+
 /// An edit that a flow's state does not outlive is refused for that flow, with what helps; with `replay` the flow computes
 /// everything again.
 #[test]

@@ -51,12 +51,6 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
     let answer = node.post("/api/v1/apply", &body);
     progress.finish_and_clear();
     let answer = answer?;
-    // Where a flow cannot start its old version goes on; everything else was applied.
-    let failed: Vec<_> = answer["applied"]["failed"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .collect();
     if json {
         println!("{answer}");
     } else {
@@ -74,13 +68,7 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
             let path = [("path", say::cell(&change["path"]))];
             println!("{}{meaning}", say::line(kind, &path));
         }
-        for (flow, why) in &failed {
-            eprintln!("{flow}: {}", say::told(why));
-        }
-        let notices = answer["applied"]["notices"].as_object();
-        for (_, notice) in notices.into_iter().flatten() {
-            eprintln!("{}", say::told(notice));
-        }
+        tell_flows(&answer);
         tell_warnings(&answer);
         let code = if args.dry_run {
             "cli.apply-dry"
@@ -92,11 +80,32 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
             say::line(code, &[("version", say::cell(&answer["version"]))])
         );
     }
-    if failed.is_empty() {
-        return Ok(());
+    all_started(&answer)
+}
+
+/// Prints which flows a deployment could not start, and what to know of those that it did.
+pub fn tell_flows(answer: &Value) {
+    for (flow, why) in named(&answer["applied"]["failed"]) {
+        eprintln!("{flow}: {}", say::told(why));
     }
-    let error = Error::new(Class::Configuration, "cli.apply-failed").with("count", failed.len());
-    Err(Failure::new(exit::FOUND, error).answered())
+    for (_, notice) in named(&answer["applied"]["notices"]) {
+        eprintln!("{}", say::told(notice));
+    }
+}
+
+/// Fails when a deployment could not start a flow: its old version goes on, and everything else was applied.
+pub fn all_started(answer: &Value) -> Result<(), Failure> {
+    match named(&answer["applied"]["failed"]).count() {
+        0 => Ok(()),
+        count => {
+            let error = Error::new(Class::Configuration, "cli.apply-failed").with("count", count);
+            Err(Failure::new(exit::FOUND, error).answered())
+        }
+    }
+}
+
+fn named(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    value.as_object().into_iter().flatten()
 }
 
 /// Prints the warnings that a node answered a deployment with, and in which files what runs now differs from the folder

@@ -46,6 +46,9 @@ enum FlowsCommand {
         flow: String,
         /// The version to return to.
         version: u64,
+        /// Compute the flow again from the oldest event where that version cannot keep the state that there is.
+        #[arg(long)]
+        replay: bool,
     },
     /// Pause a flow at its current position.
     Pause {
@@ -124,9 +127,13 @@ pub fn run(args: &FlowsArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
         FlowsCommand::Diff { flow, from, to } => {
             node.get(&flow_path(flow, &format!("/diff?from={from}&to={to}")))?
         }
-        FlowsCommand::Rollback { flow, version } => node.post(
+        FlowsCommand::Rollback {
+            flow,
+            version,
+            replay,
+        } => node.post(
             &flow_path(flow, "/rollback"),
-            &json!({ "version": version }),
+            &json!({ "version": version, "replay": replay }),
         )?,
         FlowsCommand::Pause { flow } => node.post(&flow_path(flow, "/pause"), &json!({}))?,
         FlowsCommand::Resume { flow } => node.post(&flow_path(flow, "/resume"), &json!({}))?,
@@ -135,7 +142,7 @@ pub fn run(args: &FlowsArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
     };
     if json {
         println!("{answer}");
-        return Ok(());
+        return apply::all_started(&answer);
     }
     match command {
         FlowsCommand::List => {
@@ -160,8 +167,10 @@ pub fn run(args: &FlowsArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
             "" => println!("{}", say::line("cli.no-difference", &[])),
             diff => print!("{diff}"),
         },
-        FlowsCommand::Rollback { flow, version } => {
+        FlowsCommand::Rollback { flow, version, .. } => {
+            apply::tell_flows(&answer);
             apply::tell_warnings(&answer);
+            apply::all_started(&answer)?;
             println!(
                 "{}",
                 say::line(

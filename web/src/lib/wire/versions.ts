@@ -1,6 +1,6 @@
 /** Versions of the project, and what differs between two. */
-import type { Change, Diagnostic, Version } from '../types';
-import { diagnostic, isObject, list, num, object, objects, opt, type Raw, str } from './raw';
+import type { ApiProblem, Change, Diagnostic, Version } from '../types';
+import { diagnostic, isObject, list, num, object, objects, opt, problemIn, type Raw, str } from './raw';
 
 function version(v: Raw): Version {
   return {
@@ -17,6 +17,17 @@ const newest = (all: Version[]): Version[] => all.sort((a, b) => b.version - a.v
 
 export const readVersions = (v: unknown): Version[] => newest(list(v, 'versions').map(version));
 export const readHistory = (v: unknown): Version[] => newest(list(v, 'versions').map(version));
+
+/** Why flows of a deployment did not start, by flow: their versions before go on. */
+export const readFailed = (answer: unknown): Map<string, ApiProblem> => {
+  const failed = Object.entries(object(object(object(answer).applied).failed));
+  const problems = failed.map(([flow, v]) => [flow, problemIn(v)] as const);
+  return new Map(problems.filter((entry): entry is [string, ApiProblem] => Boolean(entry[1])));
+};
+
+/** Whether a flow that did not start for this would if it were computed again from the beginning. */
+export const helpsReplay = (problem: ApiProblem): boolean =>
+  problem.code === 'flow.state-holds' || problem.code === 'flow.state-changed';
 
 export interface FlowDiff {
   before: string;
