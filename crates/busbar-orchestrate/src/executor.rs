@@ -61,13 +61,27 @@ enum Message {
         Vec<InstanceCommand>,
         Option<oneshot::Sender<Vec<CommandReply>>>,
     ),
-    Ended(String, String, oneshot::Sender<Instance>),
+    Ended(String, String, EndWaiter),
     Deploy(
         BTreeMap<String, OrchestrationSpec>,
         Arc<dyn RulesCompiler>,
         oneshot::Sender<Result<(), Error>>,
     ),
     Stop,
+}
+
+/// Somebody who waits for an instance to end.
+struct EndWaiter {
+    reply: oneshot::Sender<Instance>,
+    /// Also while it cannot go on before a person has decided.
+    or_stuck: bool,
+}
+
+impl EndWaiter {
+    fn is_for(&self, instance: &Instance) -> bool {
+        let status = instance.status;
+        status.has_ended() || (self.or_stuck && status == InstanceStatus::Stuck)
+    }
 }
 
 impl Executor {
@@ -139,8 +153,21 @@ impl Executor {
     /// # Errors
     /// When the node stops.
     pub async fn ended(&self, name: &str, key: &str) -> Result<Instance, Error> {
+        self.waited(name, key, false).await
+    }
+
+    /// The instance once it has ended, or cannot go on before a person has decided.
+    ///
+    /// # Errors
+    /// When the node stops.
+    pub async fn settled(&self, name: &str, key: &str) -> Result<Instance, Error> {
+        self.waited(name, key, true).await
+    }
+
+    async fn waited(&self, name: &str, key: &str, or_stuck: bool) -> Result<Instance, Error> {
         let (reply, answer) = oneshot::channel();
-        let message = Message::Ended(name.to_owned(), key.to_owned(), reply);
+        let waiter = EndWaiter { reply, or_stuck };
+        let message = Message::Ended(name.to_owned(), key.to_owned(), waiter);
         self.send(message).await?;
         answer.await.map_err(|_| stopped())
     }
@@ -287,7 +314,7 @@ struct Work {
     under_way: Arc<AtomicUsize>,
     timers: BinaryHeap<Reverse<(i64, String, String)>>,
     /// Who waits for the end of an instance.
-    ended: HashMap<(String, String), Vec<oneshot::Sender<Instance>>>,
+    ended: HashMap<(String, String), Vec<EndWaiter>>,
     forgets_at: i64,
     runtime: Handle,
 }
@@ -326,7 +353,7 @@ impl Work {
                         let replies: Vec<CommandReply> = replies.collect();
                         answers.extend(reply.map(|reply| (reply, replies)));
                     }
-                    Message::Ended(name, key, reply) => self.wait_for_end(name, key, reply),
+                    Message::Ended(name, key, waiter) => self.wait_for_end(name, key, waiter),
                     Message::Deploy(specs, compiler, reply) => {
                         self.commit(now);
                         let done = self.engine.deploy(&specs, compiler, now);
@@ -394,16 +421,31 @@ impl Work {
         }
     }
 
-    fn wait_for_end(&mut self, name: String, key: String, reply: oneshot::Sender<Instance>) {
+    fn wait_for_end(&mut self, name: String, key: String, waiter: EndWaiter) {
         let there =
             store::read::<Instance>(&*self.options.store, &store::instance_key(&name, &key));
         match there {
-            Ok(Some(instance)) if instance.status.has_ended() => drop(reply.send(instance)),
+            Ok(Some(instance)) if waiter.is_for(&instance) => drop(waiter.reply.send(instance)),
             _ => {
                 let waiters = self.ended.entry((name, key)).or_default();
-                waiters.retain(|waiter| !waiter.is_closed());
-                waiters.push(reply);
+                waiters.retain(|waiter| !waiter.reply.is_closed());
+                waiters.push(waiter);
             }
+        }
+    }
+
+    /// Answers those who wait for what an instance has come to.
+    fn answer(&mut self, instance: &Instance) {
+        let at = (instance.name.clone(), instance.key.clone());
+        let waiters = self.ended.remove(&at).unwrap_or_default();
+        let (answered, rest): (Vec<_>, Vec<_>) = waiters
+            .into_iter()
+            .partition(|waiter| waiter.is_for(instance));
+        for waiter in answered {
+            let _ = waiter.reply.send(instance.clone());
+        }
+        if !rest.is_empty() {
+            self.ended.insert(at, rest);
         }
     }
 
@@ -439,13 +481,14 @@ impl Work {
             } => {
                 let notices = &self.options.notices;
                 notices.stuck((&name, &key), &place, undo, failure.as_ref());
-            }
-            Issue::Ended(instance) => {
-                let at = (instance.name.clone(), instance.key.clone());
-                for waiter in self.ended.remove(&at).unwrap_or_default() {
-                    let _ = waiter.send((*instance).clone());
+                if self.ended.contains_key(&(name.clone(), key.clone()))
+                    && let Ok(Some(instance)) =
+                        store::read(&*self.options.store, &store::instance_key(&name, &key))
+                {
+                    self.answer(&instance);
                 }
             }
+            Issue::Ended(instance) => self.answer(&instance),
             Issue::Call {
                 instance: (name, key),
                 place,

@@ -280,7 +280,13 @@ fn an_order_is_done_or_undone_and_large_ones_wait_for_a_person() {
 
     // A compensation that is refused stops the instance, loudly, until a person has decided.
     shop.fault(1, "/reservations/8/desk", 403, 1000);
-    shop.start(&order("8", "ben", 7000.0), None);
+    // Who waits for the end is told at once that it does not come by itself: the wait is longer than a test may take.
+    let answer = shop.start(&order("8", "ben", 7000.0), Some("1h"));
+    assert_eq!(answer["status"], "stuck", "{answer:#}");
+    assert_eq!(
+        answer["failure"]["code"], "connect.http-refused",
+        "{answer:#}"
+    );
     let stuck = shop.until("8", |instance| instance["status"] == "stuck");
     assert_eq!(stuck["at"], json!(["lines_of_order[1].reserve"]));
     let begun = Instant::now();

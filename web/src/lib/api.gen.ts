@@ -155,7 +155,10 @@ export interface AuditEntry {
 export interface BeginInstance {
   /** The values of the input. */
   input?: Record<string, unknown>;
-  /** How long to wait for the end, such as `30s`; without it the answer comes at once. */
+  /**
+   * How long to wait, such as `30s`, until it has ended or cannot go on before a person has decided; without it the
+   * answer comes at once.
+   */
   wait?: string | null;
 }
 

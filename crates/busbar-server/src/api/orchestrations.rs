@@ -319,6 +319,17 @@ async fn instances(
     blocking(move || {
         let executor = app.orchestrations.executor(&name)?;
         let (found, next) = executor.list(&name, &filter)?;
+        // One that was taken out of the project is known by the instances that it has left.
+        if found.is_empty() && !app.orchestrations.specs().contains_key(&name) {
+            let any = InstanceFilter {
+                limit: 1,
+                ..InstanceFilter::default()
+            };
+            if executor.list(&name, &any)?.0.is_empty() {
+                return Err(Error::new(Class::Permanent, "orchestrate.unknown")
+                    .with("name", busbar_event::quote(&name)));
+            }
+        }
         let mut specs: BTreeMap<u64, Option<OrchestrationSpec>> = BTreeMap::new();
         let mut instances = Vec::with_capacity(found.len());
         for instance in found {
@@ -350,7 +361,8 @@ struct BeginInstance {
     #[serde(default)]
     #[schema(value_type = Object)]
     input: ValueMap,
-    /// How long to wait for the end, such as `30s`; without it the answer comes at once.
+    /// How long to wait, such as `30s`, until it has ended or cannot go on before a person has decided; without it the
+    /// answer comes at once.
     wait: Option<String>,
 }
 
@@ -374,19 +386,22 @@ async fn begin(
     let wait = wait.map_err(|_| bad_field("wait"))?;
     let executor = app.orchestrations.executor(&name)?.clone();
     let started = executor.begin(&name, body.input).await?;
-    let mut ended = None;
+    let mut settled = None;
     if let Some(wait) = wait {
         let most = Duration::from_secs(INSTANCE_WAIT_SECONDS_MAX);
         let wait = wait.as_duration().min(most);
-        let end = executor.ended(&name, &started.key);
-        ended = match tokio::time::timeout(wait, end).await {
-            Ok(ended) => Some(ended?),
-            Err(_) => None,
+        let end = executor.settled(&name, &started.key);
+        settled = match tokio::time::timeout(wait, end).await {
+            Ok(settled) => Some(settled?),
+            Err(_) => {
+                let (executor, name, key) = (executor, name.clone(), started.key.clone());
+                blocking(move || executor.instance(&name, &key)).await?
+            }
         };
     }
-    let status = match &ended {
-        Some(_) => StatusCode::OK,
-        None => StatusCode::ACCEPTED,
+    let status = match &settled {
+        Some(instance) if instance.status.has_ended() => StatusCode::OK,
+        _ => StatusCode::ACCEPTED,
     };
     let mut answer = json!({
         "orchestration": name,
@@ -394,10 +409,16 @@ async fn begin(
         "existed": started.existed,
         "status": started.status.as_str(),
     });
-    if let Some(ended) = ended {
-        answer["status"] = ended.status.as_str().into();
-        answer["answer"] = ended.answer.unwrap_or_default();
-        answer["failure"] = json!(ended.failure);
+    if let Some(instance) = settled {
+        answer["answer"] = instance.answer.clone().unwrap_or_default();
+        let view = blocking(move || {
+            let spec = version_of(&app, &instance)?;
+            Ok(summary(&instance, spec.as_ref()).0)
+        });
+        let view = view.await?;
+        answer["status"] = view.status.into();
+        answer["at"] = json!(view.at);
+        answer["failure"] = view.failure.unwrap_or_default();
     }
     Ok((status, Json(answer)).into_response())
 }

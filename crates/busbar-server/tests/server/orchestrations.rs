@@ -87,6 +87,20 @@ fn an_instance_waits_for_its_event_and_its_caller_is_told_the_key_in_time() {
 }
 
 #[test]
+fn an_orchestration_that_there_is_not_has_no_list_of_instances() {
+    let world = World::new(FILES);
+    let list = |name: &str, query: &str| {
+        world.get(&format!("/api/v1/orchestrations/{name}/instances{query}"))
+    };
+    let refused = list("nosuch", "");
+    assert_eq!(
+        (refused.status, refused.code()),
+        (404, "orchestrate.unknown".to_owned())
+    );
+    assert_eq!(list("order", "?status=done").status, 200);
+}
+
+#[test]
 fn the_clock_starts_one_instance_for_each_time_also_after_a_restart() {
     let mut world = World::new(FILES);
     let list = "/api/v1/orchestrations/tick/instances?status=done";
