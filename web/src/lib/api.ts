@@ -1,6 +1,6 @@
 /** Calls to the node. Every failure is an `ApiError` that carries what a person needs to go on. */
 import { i18n, t } from './i18n.svelte';
-import { parse } from './json';
+import { parse, stringify } from './json';
 import type { ApiProblem, Diagnostic } from './types';
 
 const BASE = '/api/v1';
@@ -52,7 +52,7 @@ export function url(path: string, query: CallOptions['query'] = {}): string {
 export async function call<T>(path: string, options: CallOptions = {}): Promise<T> {
   const limit = AbortSignal.timeout(CALL_MS_MAX);
   const signal = options.signal ? AbortSignal.any([options.signal, limit]) : limit;
-  const sent = options.json ?? (options.body === undefined ? undefined : JSON.stringify(options.body));
+  const sent = options.json ?? (options.body === undefined ? undefined : stringify(options.body));
   let response: Response;
   try {
     response = await fetch(url(path, options.query), {

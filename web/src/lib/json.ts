@@ -59,6 +59,14 @@ function write(value: unknown, indent: string, line: string): string {
   );
 }
 
+/** What was typed into a field for a number: with all of its digits, or as it stands where it is none. */
+export function typedNumber(text: string): number | Exact | string {
+  const digits = text.trim();
+  NUMBER.lastIndex = 0;
+  if (NUMBER.exec(digits)?.[0] !== digits) return text;
+  return String(Number(digits)) === digits ? Number(digits) : new Exact(digits);
+}
+
 const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 const SPACE = /[ \t\n\r]*/y;
 const STRING = /"(?:[^"\\\u0000-\u001f]|\\.)*"/y;

@@ -141,8 +141,9 @@ export function address(operation: Operation, values: Record<string, string>): s
   let path = operation.path;
   for (const p of operation.parameters) {
     const value = values[p.name] ?? '';
-    if (p.where === 'path') path = path.replace(`{${p.name}}`, encodeURIComponent(value));
-    else if (value !== '') query.set(p.name, value);
+    // What is still to be filled in stays in sight; a form does not send it.
+    if (p.where === 'path' && value !== '') path = path.replace(`{${p.name}}`, encodeURIComponent(value));
+    else if (p.where === 'query' && value !== '') query.set(p.name, value);
   }
   const search = query.toString();
   return search === '' ? path : `${path}?${search}`;

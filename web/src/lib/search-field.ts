@@ -19,6 +19,11 @@ export function fieldFault(text: string): 'shape' | 'long' | null {
   return 'shape';
 }
 
+/** Whether a span of time, as times in UTC, has nothing in it because it does not end after its start. */
+export function isBackwards(since: string | undefined, until: string | undefined): boolean {
+  return since !== undefined && until !== undefined && Date.parse(until) <= Date.parse(since);
+}
+
 /** Whether the node refused a search for its condition on a value. */
 export function refusesField(problem: ApiProblem): boolean {
   return (

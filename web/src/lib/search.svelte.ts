@@ -26,14 +26,21 @@ export class Search {
   #next = 0;
   #abort: AbortController | null = null;
 
-  /** Starts over with other conditions. */
-  async start(query: Record<string, string | undefined>): Promise<void> {
+  /** Forgets what was found: the conditions on screen are others now. */
+  clear(): void {
     this.stop();
     this.rows = [];
     this.scanned = 0;
     this.remaining = 0;
     this.unreadable = 0;
     this.#chars = 0;
+    this.problem = null;
+    this.state = 'idle';
+  }
+
+  /** Starts over with other conditions. */
+  async start(query: Record<string, string | undefined>): Promise<void> {
+    this.clear();
     this.#query = query;
     this.#from = query.from;
     await this.more();
@@ -80,6 +87,11 @@ export class Search {
     this.#abort?.abort();
     this.#abort = null;
     if (this.state === 'running') this.state = 'paused';
+  }
+
+  /** The node took none of the conditions, so there is no progress to show. */
+  get isRefused(): boolean {
+    return this.problem !== null && this.scanned === 0;
   }
 
   /** Part of the stream that has been read, from 0 to 1. */

@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { cellShort, cellText, csv, numbers } from '../../src/lib/cells';
-import { Exact, parse, stringify } from '../../src/lib/json';
+import { Exact, parse, stringify, typedNumber } from '../../src/lib/json';
 import { text } from '../../src/lib/payload';
 import { readEvent } from '../../src/lib/wire/events';
+import { readInstance } from '../../src/lib/wire/orchestrations';
 
 describe('JSON without loss', () => {
   it('prints every number back as it came', () => {
@@ -25,6 +26,21 @@ describe('JSON without loss', () => {
       const document = `{"a":[${number},{"b":${number}}],"c":"${number}"}`;
       expect(stringify(parse(document))).toBe(document);
     }
+  });
+
+  it('sends numbers that were typed with all of their digits, and what is none as it was typed', () => {
+    const sent = (text: string) => stringify({ n: typedNumber(text) });
+    expect(sent('9007199254740993')).toBe('{"n":9007199254740993}');
+    expect(sent(' 1.10 ')).toBe('{"n":1.10}');
+    expect(sent('7')).toBe('{"n":7}');
+    for (const none of ['abc', '1,5', '0x1f', 'NaN', '1 2'])
+      expect(sent(none)).toBe(`{"n":${JSON.stringify(none)}}`);
+  });
+
+  it('shows what happened to an instance with the numbers as they came', () => {
+    const answer = '{"history":[{"before":null,"after":{"amount":9000.0,"id":9007199254740993}}]}';
+    const [happened] = readInstance(parse(answer)).history;
+    expect([happened?.before, happened?.after]).toEqual(['', '{"amount":9000.0,"id":9007199254740993}']);
   });
 
   it('makes plain numbers of those that JavaScript has', () => {

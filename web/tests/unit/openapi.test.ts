@@ -60,6 +60,8 @@ describe('the OpenAPI document', () => {
     const url = address(events!, { name: '电表/1', limit: '5' });
     expect(url).toBe('/api/v1/streams/%E7%94%B5%E8%A1%A8%2F1/events?limit=5');
     expect(address(events!, { name: 'a' })).toBe('/api/v1/streams/a/events');
+    // What is still to be filled in can be seen.
+    expect(address(events!, { name: '' })).toBe('/api/v1/streams/{name}/events');
     expect(curl(users!, 'http://h/x', 'application/json', `{"a":"it's"}`)).toBe(
       `curl -X POST -H 'Authorization: Bearer TOKEN' -H 'Content-Type: application/json' --data-binary '{"a":"it'\\''s"}' 'http://h/x'`,
     );

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { fieldFault, refusesField, SEARCH_FIELD_BYTES_MAX } from '../../src/lib/search-field';
+import { fieldFault, isBackwards, refusesField, SEARCH_FIELD_BYTES_MAX } from '../../src/lib/search-field';
 
 describe('the search condition on a value at a path', () => {
   it('is a path, =, and a value', () => {
@@ -23,6 +23,15 @@ describe('the search condition on a value at a path', () => {
     expect(fieldFault(`a=${'x'.repeat(room)}`)).toBeNull();
     expect(fieldFault(`a=${'x'.repeat(room + 1)}`)).toBe('long');
     expect(fieldFault(`a=${'中'.repeat(room / 2)}`)).toBe('long');
+  });
+
+  it('is told from a span of time with nothing in it', () => {
+    const [early, late] = ['2026-11-01T00:00:00Z', '2026-11-01T00:00:01+00:00'];
+    expect(isBackwards(late, early)).toBe(true);
+    expect(isBackwards(early, early)).toBe(true);
+    expect(isBackwards(early, late)).toBe(false);
+    expect(isBackwards(undefined, early)).toBe(false);
+    expect(isBackwards(early, undefined)).toBe(false);
   });
 
   it('knows what the node refuses of it', () => {

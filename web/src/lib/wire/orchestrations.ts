@@ -1,4 +1,5 @@
 /** Orchestrations and their instances. */
+import { stringify } from '../json';
 import type { InstanceDetail, InstanceSummary, OrchestrationSummary } from '../types';
 import { list, num, object, objects, opt, type Raw, str, strings } from './raw';
 
@@ -37,7 +38,7 @@ export const readInstances = (v: unknown): InstanceSummary[] => list(v, 'instanc
 
 export function readInstance(answer: unknown): InstanceDetail {
   const v = object(answer);
-  const payload = (p: unknown): string => (p == null ? '' : JSON.stringify(p));
+  const payload = (p: unknown): string => (p == null ? '' : stringify(p));
   return {
     ...instance(v),
     values: object(v.values),
