@@ -556,7 +556,7 @@ mod tests {
             (
                 "list: a",
                 "catalog.needs-list",
-                "\"a\" does not fit here: a list is needed",
+                "\"a\" does not fit here: a list is needed, as [a, b] or with \"- \" before each entry",
             ),
             (
                 "inner: 5",

@@ -10,6 +10,8 @@ pub const PROJECT_BYTES_MAX: usize = 16 << 20;
 pub const PLUGIN_PATH_BYTES_MAX: usize = 200;
 /// How deep folders may nest below that of plug-ins.
 pub const PLUGIN_DEPTH_MAX: usize = 8;
+/// Names of resources that a hint lists.
+pub const KNOWN_NAMES_MAX: usize = 10;
 /// Bytes of a resource's name.
 pub const NAME_BYTES_MAX: usize = 64;
 /// How deep a YAML document may nest.

@@ -10,6 +10,7 @@ use crate::bundle::Kind;
 use crate::diagnostic::{Diagnostic, suggest};
 use crate::flow::{FlowSpec, OutputTarget};
 use crate::gateway::GatewaySpec;
+use crate::limits::KNOWN_NAMES_MAX;
 use crate::orchestration::OrchestrationSpec;
 use crate::project::{Parsed, Project};
 use crate::template::Template;
@@ -53,28 +54,42 @@ fn check_orchestration(
     orchestration: &Parsed<OrchestrationSpec>,
     bad: &mut Vec<Diagnostic>,
 ) {
-    let mut unknown = |path: &[PathItem<'static>], name: &str, code, known: Vec<&str>| {
+    let mut unknown = |path: &[PathItem<'static>], name: &str, kind, known: Vec<&str>| {
+        let code = match kind {
+            "stream" => "catalog.unknown-stream",
+            _ => "catalog.unknown-connection",
+        };
         let error = Error::new(Class::Configuration, code).with("name", name);
-        let help = suggest(name, known);
-        bad.push(
-            orchestration
-                .source
-                .diagnostic(path, None, error)
-                .with_help(help),
-        );
+        let help = way_out(kind, name, &known);
+        let found = orchestration.source.diagnostic(path, None, error);
+        bad.push(found.with_help(Some(help)));
     };
     for (path, name) in orchestration.spec.streams() {
         if name != INBOX && !project.streams.contains_key(name) {
             let known = project.streams.keys().map(String::as_str).collect();
-            unknown(&path, name, "catalog.unknown-stream", known);
+            unknown(&path, name, "stream", known);
         }
     }
     for (path, name) in orchestration.spec.connections() {
         if !project.connections.contains_key(name) {
             let known = project.connections.keys().map(String::as_str).collect();
-            unknown(&path, name, "catalog.unknown-connection", known);
+            unknown(&path, name, "connection", known);
         }
     }
+}
+
+/// What to do about the name of a resource that there is not: the one that was meant, those that there are, or the file
+/// that would be it. `kind` is `stream`, `table` or `connection`.
+fn way_out(kind: &str, name: &str, known: &[&str]) -> Error {
+    suggest(name, known.iter().copied()).unwrap_or_else(|| {
+        let help = |code| Error::new(Class::Configuration, code);
+        if known.is_empty() {
+            help("catalog.none-yet").with("path", format!("{kind}s/{name}.yaml"))
+        } else {
+            let names: Vec<_> = known.iter().copied().take(KNOWN_NAMES_MAX).collect();
+            help("catalog.known-names").with("names", names.join(", "))
+        }
+    })
 }
 
 /// The stream or the orchestration that an API names exists, and its requests are no replies.
@@ -202,22 +217,9 @@ fn check_flow(
             "table" => "catalog.unknown-table",
             _ => "catalog.unknown-connection",
         };
-        let help = suggest(name, known.iter().copied()).or_else(|| {
-            (!known.is_empty()).then(|| {
-                Error::new(Class::Configuration, "catalog.known-names").with(
-                    "names",
-                    known
-                        .iter()
-                        .take(10)
-                        .copied()
-                        .collect::<Vec<_>>()
-                        .join(", "),
-                )
-            })
-        });
         (
             Error::new(Class::Configuration, code).with("name", name),
-            help,
+            Some(way_out(kind, name, &known)),
         )
     };
     let streams = || {
@@ -481,7 +483,11 @@ mod tests {
                     "inbx".into(),
                     some("inbox")
                 ),
-                ("catalog.unknown-table".into(), "t".into(), None),
+                (
+                    "catalog.unknown-table".into(),
+                    "t".into(),
+                    some("tables/t.yaml")
+                ),
             ]
         );
     }

@@ -132,6 +132,15 @@ impl NodeArgs {
         self.read(self.authorized(request)?.call())
     }
 
+    /// Whether the node has users, asked without a login.
+    ///
+    /// # Errors
+    /// As [`NodeArgs::get`].
+    pub fn has_users(&self) -> Result<bool, Failure> {
+        let request = self.agent()?.get(self.place("/api/v1/session")?);
+        Ok(self.read(request.call())?["users"] != false)
+    }
+
     /// POST of a JSON body.
     ///
     /// # Errors
@@ -356,6 +365,8 @@ fn own_password() -> Result<&'static str, Failure> {
 /// Hints for the command line, by the code of the node's refusal.
 const HINTS: &[(&str, &str)] = &[
     ("access.login-needed", "cli.login-how"),
+    ("access.session-needs-password", "cli.password-how"),
+    ("access.token-needs-password", "cli.password-how"),
     ("access.unknown-token", "cli.tokens-how"),
     ("access.unknown-user", "cli.users-how"),
     ("flow.no-connection", "cli.connections-how"),

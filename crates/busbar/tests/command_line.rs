@@ -191,9 +191,16 @@ fn a_stored_login_that_is_not_valid_stands_in_nobodys_way() {
     world.until_ok(&["flows"]);
     let password = "correct horse battery\n";
     let ok = |output: Output| assert!(output.status.success(), "{output:?}");
+    // A login where there are no users would be refused as a wrong password is.
+    let early = world.run(&["login", "ann"], password);
+    let told = String::from_utf8_lossy(&early.stderr).into_owned();
+    assert!(told.contains("busbar user add NAME"), "{told}");
     ok(world.run(&["user", "add", "ann"], password));
     ok(world.run(&["login", "ann"], password));
     ok(world.run(&["flows"], ""));
+    let token = world.run(&["token", "add", "dev"], "");
+    let told = String::from_utf8_lossy(&token.stderr).into_owned();
+    assert!(told.contains("--user NAME"), "{told}");
     let users = world.run(&["--json", "user"], "");
     let users: Value = serde_json::from_slice(&users.stdout).unwrap();
     assert_eq!(users["users"][0]["role"], "admin", "the first one");

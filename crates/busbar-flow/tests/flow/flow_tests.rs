@@ -123,7 +123,7 @@ fn dead_letters_that_were_expected_are_told_apart() {
     assert_eq!(
         wrong[0],
         "no dead letter came that is {\"place\":\"step:1\"}\n  \
-         to:0: site has no value, so there is no topic or key [flow.template-null]"
+         to:0: the column \"site\" has no value, so there is no topic or key [flow.template-null]"
     );
     let few = test("[{ message: no value }]");
     assert!(

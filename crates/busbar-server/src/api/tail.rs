@@ -294,7 +294,10 @@ impl Tail {
     fn message(&mut self, sample: &Sample) -> Bytes {
         let now = Instant::now();
         self.due = now + Duration::from_millis(TAIL_MILLISECONDS);
-        self.rate.count(now, sample.matched);
+        // What was there when the tail began has not come in the last second.
+        let whole: usize = sample.whole.iter().map(|part| part.rows.len()).sum();
+        self.rate
+            .count(now, sample.matched.saturating_sub(whole as u64));
         let rate = self.rate.per_second(now);
         // The reader must hear that the rate has fallen to zero.
         let seconds = if rate > 0.0 { 1 } else { KEEP_ALIVE_SECONDS };

@@ -8,7 +8,7 @@ use busbar_catalog::{
 };
 use busbar_connect::Places;
 use busbar_connector::Connectors;
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, Language};
 
 use crate::exit::{self, Failure};
 use crate::report::Complaint;
@@ -30,16 +30,33 @@ pub fn run(args: &CheckArgs, json: bool) -> Result<(), Failure> {
         return Err(wrong(exit::FOUND, &diagnostics).answered());
     };
     if !json {
-        let counts = [
-            ("streams", project.streams.len().to_string()),
-            ("flows", project.flows.len().to_string()),
-            ("tables", project.tables.len().to_string()),
-            ("connections", project.connections.len().to_string()),
-            ("gateways", project.gateways.len().to_string()),
-        ];
-        println!("{}", say::line("cli.check-passed", &counts));
+        let comma = match say::language() {
+            Language::En => ", ",
+            Language::Zh => "，",
+        };
+        let counts = counts(&project).join(comma);
+        println!("{}", say::line("cli.check-passed", &[("counts", counts)]));
     }
     Ok(())
+}
+
+/// How many resources of each kind there are; kinds without any are left out, except streams and flows.
+fn counts(project: &Project) -> Vec<String> {
+    [
+        ("cli.count-streams", project.streams.len()),
+        ("cli.count-flows", project.flows.len()),
+        ("cli.count-tables", project.tables.len()),
+        ("cli.count-connections", project.connections.len()),
+        ("cli.count-gateways", project.gateways.len()),
+        ("cli.count-orchestrations", project.orchestrations.len()),
+        ("cli.count-apis", project.apis.len()),
+        ("cli.count-plugins", project.plugins.len()),
+    ]
+    .into_iter()
+    .enumerate()
+    .filter(|(place, (_, count))| *place < 2 || *count > 0)
+    .map(|(_, (code, count))| say::line(code, &[("count", count.to_string())]))
+    .collect()
 }
 
 /// A project with all diagnostics; `None` when it cannot be read at all.

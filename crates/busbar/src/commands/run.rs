@@ -147,13 +147,14 @@ async fn serve(args: &RunArgs, config: Config, mut memory: Keeper) -> Result<(),
         tokio::spawn(watch(args.dir.clone(), stamp, readings));
     }
     let mut settings = settings;
+    let mut kept = !refused.is_empty();
     let mut looks = tokio::time::interval(memory::EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.wanted() => break,
             _ = looks.tick() => memory.look(),
-            Some(read) = changes.recv() => redeploy(&node, read, &mut settings).await,
+            Some(read) = changes.recv() => kept = redeploy(&node, read, &mut settings, kept).await,
         }
     }
     println!("{}", say::line("cli.stopping", &[]));
@@ -161,8 +162,9 @@ async fn serve(args: &RunArgs, config: Config, mut memory: Keeper) -> Result<(),
     Ok(())
 }
 
-/// Deploys what changed in meaning, or says what is wrong and leaves everything as it runs.
-async fn redeploy(node: &Node, read: FolderRead, settings: &mut Settings) {
+/// Deploys what changed in meaning, or says what is wrong and leaves everything as it runs. `kept` is whether the save
+/// before was refused; answers whether this one was.
+async fn redeploy(node: &Node, read: FolderRead, settings: &mut Settings, kept: bool) -> bool {
     settings.tell_change(&read);
     match node.save(read, SAVED).await {
         Ok(deployed) => {
@@ -173,21 +175,19 @@ async fn redeploy(node: &Node, read: FolderRead, settings: &mut Settings) {
             for notice in deployed.applied.notices.values() {
                 eprintln!("{}", notice.message(say::language()));
             }
-            tell_changes(&deployed);
+            tell_changes(&deployed, kept);
             tell_differences(&deployed.differs);
+            return false;
         }
-        Err(StartError::Project(diagnostics)) => {
-            check::tell(&diagnostics, false);
-            eprintln!("{}", say::line("cli.kept-running", &[]));
-        }
-        Err(StartError::Node(error)) => {
-            eprintln!("{}", error.message(say::language()));
-            eprintln!("{}", say::line("cli.kept-running", &[]));
-        }
+        Err(StartError::Project(diagnostics)) => check::tell(&diagnostics, false),
+        Err(StartError::Node(error)) => eprintln!("{}", error.message(say::language())),
     }
+    eprintln!("{}", say::line("cli.kept-running", &[]));
+    true
 }
 
-fn tell_changes(deployed: &Redeployed) {
+/// Says what was deployed. Who has mended a file that was refused is told so even if nothing had to be deployed.
+fn tell_changes(deployed: &Redeployed, kept: bool) {
     let settings = Kind::Config.path("");
     if !deployed.changes.is_empty() {
         let names = deployed.changes.iter().map(|c| c.kind.path(&c.name));
@@ -198,6 +198,9 @@ fn tell_changes(deployed: &Redeployed) {
         );
     } else if deployed.files.iter().any(|file| file.path != settings) {
         println!("{}", say::line("cli.unchanged", &[]));
+    } else if kept {
+        // Where the complaint was.
+        eprintln!("{}", say::line("cli.restored", &[]));
     }
 }
 

@@ -56,6 +56,9 @@ pub fn run(args: &TapArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     if left == 0 {
         return Ok(());
     }
+    if let Some(name) = &args.filter {
+        hint_at_stream(name, node);
+    }
     end_with_the_reader();
     node.events(&path, |data| {
         let events = match serde_json::from_str(data) {
@@ -99,6 +102,23 @@ pub fn run(args: &TapArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
         }
         true
     })
+}
+
+/// Tells who gave the name of a stream in the place of a filter how its events are shown: else nothing would ever come.
+fn hint_at_stream(name: &str, node: &NodeArgs) {
+    if name.contains(['/', '+', '#']) {
+        return;
+    }
+    let Ok(stream) = node.get(&format!("/api/v1/streams/{}", escape(name))) else {
+        return;
+    };
+    let topics = stream["topics"].as_array().into_iter().flatten();
+    if topics.filter_map(Value::as_str).all(|topic| topic != name) {
+        eprintln!(
+            "{}",
+            say::line("cli.tap-stream", &[("name", name.to_owned())])
+        );
+    }
 }
 
 /// Exits when the reader of standard output has closed it. Otherwise `busbar tap … | head -1` would go on

@@ -241,6 +241,11 @@ pub fn token(args: &TokenArgs, node: &NodeArgs, json: bool) -> Result<(), Failur
 /// Adds a token with the password, and stores it.
 pub fn login(args: &LoginArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let url = node.url();
+    // Without users any password is refused, as a wrong one is.
+    if !node.has_users()? {
+        let error = Error::new(Class::Configuration, "cli.no-users-yet").with("node", &url);
+        return Err(Failure::new(exit::FOUND, error));
+    }
     let body = json!({ "name": "busbar login" });
     let answer = node.as_user(&args.name).post("/api/v1/tokens", &body)?;
     let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();

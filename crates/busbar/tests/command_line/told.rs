@@ -179,3 +179,54 @@ fn what_is_not_there_comes_with_a_way_out() {
         assert!(said.contains("`busbar connections`"), "{words:?}: {said}");
     }
 }
+
+/// Who mends a file hears of it, also where nothing has to be deployed for it.
+#[test]
+fn a_file_that_is_as_it_was_again_is_told() {
+    let mut world = World::new();
+    let stream = "topics: gauge/+/rain\nformat: json\nschema: { mm: int }\n";
+    let flow = |condition: &str| {
+        format!("from: rain\nsteps:\n  - where: {condition}\nto:\n  - topic: high\n")
+    };
+    let (good, bad) = (flow("mm > 5"), flow("m > 5"));
+    let save = |text: &str| {
+        let files = [("streams/rain.yaml", stream), ("flows/high.yaml", text)];
+        write(&world.plant(), &files);
+    };
+    save(&good);
+    let counts = printed(&world, &["check", "plant"]);
+    assert_eq!(counts, "All is well (streams: 1, flows: 1)\n");
+    world.start(&[]);
+    world.until_ok(&["flows"]);
+    let save = |text: &str| write(&world.plant(), &[("flows/high.yaml", text)]);
+    save(&bad);
+    world.logged(&["What runs goes on unchanged"]);
+    save(&good);
+    world.logged(&["The files hold again what runs"]);
+}
+
+/// The name of a stream in the place of a filter of topics would show nothing for ever.
+#[test]
+fn the_name_of_a_stream_is_told_from_a_topic() {
+    let mut world = World::new();
+    let stream = "topics: gauge/+/rain\nformat: json\n";
+    write(
+        &world.plant(),
+        &[
+            ("streams/rain.yaml", stream),
+            ("streams/snow.yaml", "topics: snow\n"),
+        ],
+    );
+    world.start(&[]);
+    world.until_ok(&["flows"]);
+    let until = "2000-01-01T00:00:00Z";
+    let told = |filter: &str| {
+        let words = ["tap", filter, "--from", "earliest", "--until", until];
+        String::from_utf8(world.run(&words, "").stderr).unwrap()
+    };
+    let hint = "busbar tap --stream rain";
+    assert!(told("rain").contains(hint), "{}", told("rain"));
+    for filter in ["snow", "gauge/a/rain", "none"] {
+        assert_eq!(told(filter), "", "{filter}");
+    }
+}
