@@ -407,24 +407,9 @@ impl Collector {
         });
     }
 
-    /// The transaction under way empties a table. `is_read`: the last chunk has seen that, and its rows are published before the
-    /// event. The snapshot begins anew behind it then, since changes that the chunk has seen are left out.
-    pub fn empty(&mut self, table: &mut Table, is_read: bool) {
+    /// The transaction under way empties a table.
+    pub fn empty(&mut self, table: &mut Table) {
         table.count.emptied();
-        if is_read && !table.resumed {
-            self.hand_on();
-            // The number of rows is another one.
-            table.count = SentRows::default();
-            table.progress = Progress {
-                last: None,
-                done: false,
-                rows: 0,
-                compared: None,
-                ..std::mem::take(&mut table.progress)
-            };
-            // It is kept before the event: behind a crash between them all of the table is read.
-            self.end_read(table, None);
-        }
         let mut payload = Vec::new();
         event::truncate(&mut payload);
         let topic = Arc::clone(&table.topic);

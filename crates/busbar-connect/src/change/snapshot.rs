@@ -87,6 +87,14 @@ pub struct Window<S> {
     pub keys: HashSet<Vec<Bytes>>,
 }
 
+impl<S> Window<S> {
+    /// The table is emptied by a transaction; `has` says whether the chunk saw it. What such a chunk has read is in front of the
+    /// event that empties the table, and no row of it is there any more: all changes behind the event are published.
+    pub fn empty(window: &mut Option<Window<S>>, has: impl Fn(&S) -> bool) {
+        window.take_if(|window| has(&window.seen));
+    }
+}
+
 /// Compares two keys as the server does; `None` where that is not known here.
 fn compare(
     order: Option<&[Order]>,

@@ -411,8 +411,8 @@ impl MongoFollower {
     fn empty(&mut self, name: &str, time: u64) {
         let followed = self.collections.iter_mut().find(|one| one.name == name);
         if let Some(followed) = followed.filter(|one| one.table.has_begun()) {
-            let seen = followed.window.take_if(|window| time <= window.seen);
-            self.collector.empty(&mut followed.table, seen.is_some());
+            Window::empty(&mut followed.window, |seen| time <= *seen);
+            self.collector.empty(&mut followed.table);
         }
     }
 

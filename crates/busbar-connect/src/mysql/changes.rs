@@ -446,7 +446,7 @@ impl MySqlChanges {
         };
         match table.has_begun() || held.is_some() {
             // A chunk that has seen it waits for the stream.
-            true => self.collector.empty(table, false),
+            true => self.collector.empty(table),
             false => table.count.emptied(),
         }
         if let Some(held) = held {

@@ -377,8 +377,8 @@ impl ChangeSource {
         let Following { table, window, .. } = &mut self.tables[at];
         if table.has_begun() {
             self.changed = true;
-            let seen = window.take_if(|window| window.seen.has(self.transaction));
-            self.collector.empty(table, seen.is_some());
+            Window::empty(window, |seen| seen.has(self.transaction));
+            self.collector.empty(table);
         }
     }
 

@@ -194,29 +194,53 @@ fn with_id(world: &World, topic: &str, id: u64) -> Vec<Event> {
     of.collect()
 }
 
-/// The chunk is read before the stream comes to the event that empties the table.
+/// A source that goes on reads a chunk before it takes anything of the stream, so that the chunk has the rows that came behind the
+/// event that empties the table, and stands in front of it. With more rows than one chunk has, others are read behind it.
 #[test]
 fn a_table_that_is_emptied_and_filled_before_its_chunk_comes_whole() {
-    let db = Followed::new(
-        postgres(),
-        "create table t (id bigint primary key, n bigint not null); insert into t values (1, 1), (2, 1)",
-    );
-    let world = world();
-    apply(&world, &db.connection("tables: [t]"));
-    events(&world, 2);
-    let (disk, folder) = world.kill();
-    db.run("truncate t; insert into t values (2, 2), (4, 2); update t set n = 3 where id = 2");
-    let world = World::open(disk, folder);
-    apply(
-        &world,
-        &db.connection("tables: [t], again: { public.t: 1 }"),
-    );
-    db.run("insert into t values (9, 9)");
-    eventually("the last row", || match with_id(&world, "in/t", 9).len() {
-        0 => Err(format!("{:?}", world.source("c"))),
-        _ => Ok(()),
-    });
-    same(&db, &world, "t", "id");
+    for (rows, state) in [
+        (4, SnapshotState::Uncompared),
+        (20_000, SnapshotState::Equal),
+    ] {
+        let db = Followed::new(
+            postgres(),
+            "create table t (id bigint primary key, n bigint not null); insert into t values (1, 1), (2, 1)",
+        );
+        let world = world();
+        apply(&world, &db.connection("tables: [t]"));
+        events(&world, 2);
+        let (disk, folder) = world.kill();
+        db.run("truncate t");
+        db.run(&format!(
+            "insert into t select i, 2 from generate_series(2, {rows}) i"
+        ));
+        db.run(&format!("update t set n = 3 where id in (2, {rows})"));
+        let world = World::open(disk, folder);
+        apply(
+            &world,
+            &db.connection("tables: [t], again: { public.t: 1 }"),
+        );
+        db.run("insert into t values (0, 9)");
+        eventually("the last row", || match with_id(&world, "in/t", 0).len() {
+            0 => Err(format!("{:?}", world.source("c"))),
+            _ => Ok(()),
+        });
+        same(&db, &world, "t", "id");
+        let events = world.events("in").into_iter();
+        let words: Vec<_> = events.map(|event| event.json()["change"].clone()).collect();
+        let empties: Vec<_> = (0..words.len())
+            .filter(|at| words[*at] == "truncate")
+            .collect();
+        let [asked, emptied] = empties[..] else {
+            panic!("{empties:?}");
+        };
+        let before = &words[asked + 1..emptied];
+        assert!(!before.is_empty() && before.iter().all(|word| word == "read"));
+        eventually("its end", || match world.snapshot("c", "public.t") {
+            Some(status) if status.state == state => Ok(()),
+            status => Err(format!("{status:?}")),
+        });
+    }
 }
 
 /// A replica that does not answer holds a transaction back from everybody but those who read the log.

@@ -60,36 +60,6 @@ fn what_streams_hold_repeats_until_it_has_passed() {
     assert_eq!(collector.reached(), 20);
 }
 
-/// The rows of a chunk are in front of the event that empties their table, and the changes that it has seen do not come.
-#[test]
-fn a_table_that_the_last_chunk_saw_empty_is_read_anew() {
-    for (is_read, resumes) in [(true, true), (false, false)] {
-        let mut collector = Collector::new(0, Resume::default());
-        let mut table = Table::new("s.t", "t".into(), 0, true, &collector, 0);
-        collector.push_read(&mut table, Some("1"), b"{}");
-        collector.end_read(&mut table, Some(Progress::up_to(None, true)));
-        collector.begin(1, "1".into(), "1".into(), 0, 0);
-        collector.empty(&mut table, is_read);
-        collector.count();
-        collector.commit(2);
-        collector.hand_on();
-        // Killed before the event is in the stream, or before what follows it is read.
-        let mut batches: Vec<_> = std::iter::from_fn(|| collector.pop()).collect();
-        let event = batches.pop().expect("the event");
-        assert_eq!((&*event.part, event.batch.rows()), ("stream", 1));
-        let mut resume = Resume::default();
-        for batch in batches {
-            let position = batch.position.last().expect("a position");
-            resume.positions.insert(batch.part.to_string(), position);
-            resume.notes.insert(batch.part.to_string(), batch.note);
-        }
-        let collector = Collector::new(0, resume);
-        let table = Table::new("s.t", "t".into(), 0, true, &collector, 0);
-        let read = (table.resumed, table.progress.done, &table.progress.last);
-        assert_eq!(read, (resumes, !resumes, &None), "{is_read}");
-    }
-}
-
 /// Columns are kept behind the transaction that tells them, and say nothing of a snapshot that nobody has taken.
 #[test]
 fn told_columns_are_kept_behind_their_transaction() {
