@@ -11,7 +11,7 @@ use crate::database_lookups::connection;
 use crate::driver_engine::Engine;
 use crate::servers::{DatabaseServer, is_mysql8, mariadb, postgres};
 use crate::tds_peer::{TdsCell, TdsPeer, TdsReply};
-use crate::world::spec;
+use crate::world::{eventually, spec};
 
 fn database(runtime: &Runtime, text: &str) -> Arc<dyn SqlDatabase> {
     let context = ServiceContext {
@@ -206,4 +206,19 @@ fn a_session_of_a_driver_is_closed_behind_what_sets_something() {
         assert_ne!(answer.expect(sql), "OTHER");
         assert_eq!(database.pool().opened, sessions, "{sql}");
     }
+    // Closed without a word to the node: each look opens a session of its own, which would have what is kept for others first.
+    let set = engine
+        .runtime
+        .block_on(asked(&*database, "set schema other"));
+    set.expect("set");
+    let look = "select upper(schema()) || ' ' || count(*) from information_schema.sessions";
+    eventually("the end of all connections but two", || {
+        let seen = engine.runtime.block_on(asked(&*database, look));
+        let seen = seen.expect("an answer");
+        assert!(seen.starts_with("PUBLIC "), "{seen}");
+        match seen == "PUBLIC 2" {
+            true => Ok(()),
+            false => Err(seen),
+        }
+    });
 }
