@@ -6,12 +6,13 @@ use std::path::Path;
 use busbar_connector::{Polling, Resume, Sink, Source};
 use busbar_event::Class;
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use crate::s3_peer::{ListLie, S3Peer};
 use crate::sink_context;
 use crate::sinks::{by, delivery};
 use crate::subjects::numbered;
-use crate::world::{next_batch, source_of, spec};
+use crate::world::{PATIENCE, next_batch, source_of, spec};
 
 async fn sink(peer: &S3Peer) -> Box<dyn Sink> {
     let spec = spec(&peer.connection("write: { prefix: 'a/ü/' }"));
@@ -245,7 +246,8 @@ fn lists_that_are_not_what_was_asked_for_are_refused() {
         ] {
             peer.store.lock().list_lie = Some(lie);
             let asked = peer.requests().len();
-            let refused = sink(&peer).await.position(PRODUCER).await;
+            let refused = async { sink(&peer).await.position(PRODUCER).await };
+            let refused = timeout(PATIENCE, refused).await.expect("an end");
             let refused = refused.expect_err(code);
             assert_eq!(
                 (refused.class(), refused.code()),
@@ -255,7 +257,9 @@ fn lists_that_are_not_what_was_asked_for_are_refused() {
             assert!(message.contains(" bucket b "), "{message}");
             let mut reading = source(&peer, Resume::default()).await;
             let refused = loop {
-                match next_batch(reading.as_mut()).await {
+                assert!(peer.requests().len() < asked + 20, "{lie:?}");
+                let read = timeout(PATIENCE, next_batch(reading.as_mut())).await;
+                match read.expect("an end") {
                     Ok(read) => assert!(read.is_some(), "{lie:?}"),
                     Err(refused) => break refused,
                 }
