@@ -45,8 +45,8 @@ pub fn apply(world: &World, steps: &str, replay: bool) -> Applied {
 }
 
 /// One event each second.
-pub fn publish(world: &World, events: std::ops::Range<i64>, site: Option<&str>) {
-    let events: Vec<i64> = events.collect();
+pub fn publish(world: &World, events: impl IntoIterator<Item = i64>, site: Option<&str>) {
+    let events: Vec<i64> = events.into_iter().collect();
     let topics = vec!["in/c1/x"; events.len()];
     let times = events.iter().map(|id| AHEAD + id * SECOND).collect();
     let site = serde_json::to_string(&site).unwrap();

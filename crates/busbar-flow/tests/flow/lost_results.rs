@@ -41,7 +41,7 @@ fn payload(letter: &DeadLetter) -> Value {
 fn publish_both(world: &World) {
     publish(world, 0..5, Some("a"));
     publish(world, 5..9, Some("b"));
-    publish(world, 30..31, Some("a"));
+    publish(world, 30..31, Some("c"));
 }
 
 /// A result that a step behind the window cannot take.
@@ -215,6 +215,21 @@ fn sum_out_of_range(partitions: u16) {
         let of_event = world.flows.dead_letters_of(&event);
         assert!(world.tokio.block_on(of_event).unwrap().is_empty());
     }
+}
+
+/// Results that a step cannot compute, and others that the step behind it cannot take, of one batch.
+#[test]
+fn letters_of_one_batch_are_all_written() {
+    let steps = "  - window: { tumble: 10s, by: [site], select: 'site, 12 / (count(*) - 5) as id' }\n  - select: site, 1 / (id + 12) as id\n";
+    let world = World::new(80);
+    apply(&world, steps, false);
+    publish(&world, (0..5).chain(10..14).chain(50..51), Some("a"));
+    wait_for(&world, 0, 2);
+    world.settle("f");
+    let letters = open_letters(&world);
+    let mut places: Vec<_> = letters.iter().map(|letter| &*letter.place).collect();
+    places.sort_unstable();
+    assert_eq!(places, ["step:0", "step:1"]);
 }
 
 /// The letters of a batch may be all that came of it. It is cut where they know, when it comes again with others: whatever the

@@ -7,11 +7,11 @@ use crate::operator::Rows;
 /// Results of windows that closed, or early results of windows that are open.
 pub(super) struct Closed {
     results: GroupResults,
-    ends: Ends,
+    ends: GroupEnds,
 }
 
 /// The ends of the windows of groups, microseconds since 1970.
-enum Ends {
+enum GroupEnds {
     /// All groups are of one window.
     One(i64),
     /// By the number of the group.
@@ -21,13 +21,13 @@ enum Ends {
 impl Closed {
     /// Results of windows with one end.
     pub fn at(end: i64, results: GroupResults) -> Self {
-        let ends = Ends::One(end);
+        let ends = GroupEnds::One(end);
         Self { results, ends }
     }
 
     /// Results of windows with these ends, by the number of the group.
     pub fn each(ends: Vec<i64>, results: GroupResults) -> Self {
-        let ends = Ends::Each(ends);
+        let ends = GroupEnds::Each(ends);
         Self { results, ends }
     }
 
@@ -35,8 +35,8 @@ impl Closed {
     pub fn tell(self, time: impl Fn(i64) -> i64, out: &mut Output) {
         let of_group = |group: usize| {
             time(match &self.ends {
-                Ends::One(end) => *end,
-                Ends::Each(ends) => ends[group],
+                GroupEnds::One(end) => *end,
+                GroupEnds::Each(ends) => ends[group],
             })
         };
         let groups = self.results.groups.iter();
