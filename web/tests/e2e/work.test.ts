@@ -171,29 +171,55 @@ test('a version without a step that holds events is refused, and can be computed
 }) => {
   const flow = async () => {
     const answer = await page.request.get('/api/v1/flows/kept');
-    return (await answer.json()) as { source?: string; conservation?: { taken: number } };
+    return (await answer.json()) as {
+      source?: string;
+      version?: number;
+      conservation?: { taken: number };
+    };
   };
   const save = async (step: string) => {
     const source = `from: crate\nsteps:\n  - ${step}\nto:\n  - topic: shelf/kept\n`;
     node.write('flows/kept.yaml', source);
     await expect.poll(async () => (await flow()).source).toBe(source);
-    return source;
   };
-  const before = await save('where: db >= 0');
-  const holds = await save('delay: { for: 1h }');
+  await save('where: db >= 0');
+  await save('delay: { for: 1h }');
   await node.events([JSON.stringify({ topic: 'crate/kept', payload: { db: 1 } })]);
   await expect.poll(async () => (await flow()).conservation?.taken).toBeGreaterThan(0);
+  const holds = (await flow()).version;
   await open(page, '#/flows/kept');
   await page.getByRole('button', { name: 'Roll back' }).first().click();
   await page.locator('[data-confirm]').click();
   const dialog = page.getByRole('dialog');
   await expect(dialog.getByRole('alert')).toContainText('delay-1: 1');
-  expect((await flow()).source).toBe(holds);
+  expect((await flow()).version).toBe(holds);
   await accessible(page);
+  if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/rollback.png` });
   await dialog.locator('[data-replay]').check();
   await page.locator('[data-confirm]').click();
   await expect(dialog).toHaveCount(0);
-  expect((await flow()).source).toBe(before);
+  expect((await flow()).version).toBeGreaterThan(holds ?? 0);
+
+  // The same of a document that is deployed.
+  const answer = await page.request.get('/api/v1/flows/kept/process');
+  const { xml } = (await answer.json()) as { xml: string };
+  await save('delay: { for: 2h }');
+  await node.events([JSON.stringify({ topic: 'crate/kept', payload: { db: 1 } })]);
+  await expect.poll(async () => (await flow()).conservation?.taken).toBeGreaterThan(0);
+  const again = (await flow()).version;
+  await visit(page, '#/processes/kept');
+  const file = { name: 'kept.xml', mimeType: 'text/xml', buffer: Buffer.from(xml) };
+  await page.locator('[data-file]').setInputFiles(file);
+  await page.locator('[data-deploy]').click();
+  await expect(page.getByRole('alert')).toContainText('delay-1: ');
+  expect((await flow()).version).toBe(again);
+  await accessible(page);
+  if (process.env.SHOTS)
+    await page.screenshot({ path: `${process.env.SHOTS}/process-refused.png`, fullPage: true });
+  await page.locator('[data-replay]').check();
+  await page.locator('[data-deploy]').click();
+  await expect(page.locator('[data-replay]')).toHaveCount(0);
+  expect((await flow()).version).toBeGreaterThan(again ?? 0);
 });
 
 test('the last value of a topic stays on its board', async ({ page, node }) => {
