@@ -1,6 +1,6 @@
 //! One run of an orchestration: all that is known of it, as it is kept on the disk.
 
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, Language};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -240,6 +240,9 @@ pub struct PartFailure {
     pub code: String,
     /// The sentence.
     pub message: String,
+    /// The sentence in Chinese; empty in records that were written without it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message_zh: String,
     /// The service has answered, so that it is known that it did not do what was asked.
     #[serde(default)]
     pub answered: bool,
@@ -253,6 +256,7 @@ impl PartFailure {
             class: error.class().as_str().to_owned(),
             code: error.code().to_owned(),
             message: error.to_string(),
+            message_zh: error.explained(Language::Zh),
             answered,
         }
     }
@@ -625,4 +629,23 @@ pub enum Happened {
     Cancelled,
     /// It has ended.
     Ended,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_in_both_languages_and_one_recorded_in_english_alone_is_read() {
+        let error = Error::new(Class::Permanent, "orchestrate.unknown").with("name", "o");
+        let failure = PartFailure::new(&error, true);
+        let record = serde_json::to_value(&failure).unwrap();
+        assert_eq!(record["message"], "there is no orchestration o");
+        assert_eq!(record["message_zh"], "没有名为 o 的编排");
+        let before = serde_json::json!({"class": "permanent", "code": "c", "message": "m"});
+        let before: PartFailure = serde_json::from_value(before).unwrap();
+        assert_eq!(before.message_zh, "");
+        let again = serde_json::to_value(&before).unwrap();
+        assert!(again.get("message_zh").is_none(), "{again}");
+    }
 }

@@ -287,6 +287,8 @@ fn an_order_is_done_or_undone_and_large_ones_wait_for_a_person() {
         answer["failure"]["code"], "connect.http-refused",
         "{answer:#}"
     );
+    let chinese = answer["failure"]["message_zh"].as_str().unwrap();
+    assert!(chinese.contains("返回 403"), "{answer:#}");
     let stuck = shop.until("8", |instance| instance["status"] == "stuck");
     assert_eq!(stuck["at"], json!(["lines_of_order[1].reserve"]));
     let begun = Instant::now();

@@ -265,7 +265,7 @@ export type ApiCall = Fields<Api.LastCall, 'time' | 'status'> & { error: ApiProb
 export type InstanceSummary = Fields<
   Api.InstanceView,
   'key' | 'status' | 'paused' | 'version' | 'started' | 'changed' | 'at'
-> & { failure: string | null };
+> & { failure: Told | null };
 
 /** What an instance waits for. */
 export interface InstanceWait {
@@ -276,7 +276,7 @@ export interface InstanceWait {
   title: string | null;
   value: string | null;
   until: string | null;
-  failure: string | null;
+  failure: Told | null;
   form: Field[];
 }
 
@@ -289,7 +289,7 @@ export interface HistoryEntry {
   by: string | null;
   before: string;
   after: string;
-  failure: string | null;
+  failure: Told | null;
 }
 
 export type InstanceDetail = InstanceSummary & {
@@ -413,6 +413,12 @@ export interface AuditEntry {
   peer: string | null;
   action: string;
   target: string;
+  message: string;
+  message_zh?: string;
+}
+
+/** A sentence in both languages; what was recorded in English alone has no other. */
+export interface Told {
   message: string;
   message_zh?: string;
 }

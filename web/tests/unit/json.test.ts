@@ -38,8 +38,11 @@ describe('JSON without loss', () => {
   });
 
   it('shows what happened to an instance with the numbers as they came', () => {
-    const answer = '{"history":[{"before":null,"after":{"amount":9000.0,"id":9007199254740993}}]}';
+    const answer =
+      '{"history":[{"before":null,"after":{"amount":9000.0,"id":9007199254740993}}],' +
+      '"failure":{"message":"no","message_zh":"否"}}';
     const [happened] = readInstance(parse(answer)).history;
+    expect(readInstance(parse(answer)).failure).toEqual({ message: 'no', message_zh: '否' });
     expect([happened?.before, happened?.after]).toEqual(['', '{"amount":9000.0,"id":9007199254740993}']);
   });
 

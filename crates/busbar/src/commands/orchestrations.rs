@@ -1,6 +1,6 @@
 //! `busbar orchestrations`: the orchestrations of a node and their instances.
 
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, Language};
 use clap_complete::ArgValueCandidates;
 use serde_json::{Value, json};
 
@@ -167,7 +167,7 @@ pub fn run(args: &OrchestrationsArgs, node: &NodeArgs, json: bool) -> Result<(),
         Command::Instances { .. } => {
             for one in answer["instances"].as_array_mut().into_iter().flatten() {
                 one["part"] = joined(&one["at"]).into();
-                one["why"] = one["failure"]["message"].clone();
+                one["why"] = why(&one["failure"]);
             }
             let columns = ["key", "status", "part", "started", "changed", "why"];
             say::list(&answer["instances"], &columns, "cli.no-instances");
@@ -178,7 +178,7 @@ pub fn run(args: &OrchestrationsArgs, node: &NodeArgs, json: bool) -> Result<(),
                 say::cell(&answer["key"]),
                 say::cell(&answer["status"])
             );
-            if let Some(message) = answer["failure"]["message"].as_str() {
+            if let Some(message) = why(&answer["failure"]).as_str() {
                 println!("{message}");
             }
             if !answer["answer"].is_null() {
@@ -200,6 +200,15 @@ const STATUSES: [&str; 7] = [
     "cancelled",
 ];
 
+/// Why an instance or a part has failed, in the reader's language; what was recorded in English alone stays so.
+fn why(failure: &Value) -> Value {
+    let own = &failure["message_zh"];
+    match say::language() {
+        Language::Zh if own.is_string() => own.clone(),
+        _ => failure["message"].clone(),
+    }
+}
+
 fn joined(list: &Value) -> String {
     let items = list.as_array().into_iter().flatten();
     let items: Vec<_> = items.filter_map(Value::as_str).collect();
@@ -212,13 +221,13 @@ fn show(answer: &mut Value) {
         say::cell(&answer["key"]),
         say::cell(&answer["status"])
     );
-    if let Some(message) = answer["failure"]["message"].as_str() {
+    if let Some(message) = why(&answer["failure"]).as_str() {
         println!("{message}");
     }
     println!("{:#}", answer["values"]);
     for record in answer["history"].as_array_mut().into_iter().flatten() {
         record["part"] = record["place"].clone();
-        record["why"] = record["failure"]["message"].clone();
+        record["why"] = why(&record["failure"]);
     }
     let columns = [
         "number", "time", "what", "part", "before", "after", "by", "why",

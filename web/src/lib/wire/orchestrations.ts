@@ -1,6 +1,6 @@
 /** Orchestrations and their instances. */
 import { stringify } from '../json';
-import type { InstanceDetail, InstanceSummary, OrchestrationSummary } from '../types';
+import type { InstanceDetail, InstanceSummary, OrchestrationSummary, Told } from '../types';
 import { list, num, object, objects, opt, type Raw, str, strings } from './raw';
 
 export const INSTANCE_STATES = [
@@ -21,7 +21,10 @@ export const readOrchestrations = (v: unknown): OrchestrationSummary[] =>
     instances: Object.fromEntries(Object.entries(object(one.instances)).map(([k, n]) => [k, num(n)])),
   }));
 
-const failureOf = (v: unknown): string | null => opt(object(v).message);
+const failureOf = (v: unknown): Told | null => {
+  const { message, message_zh } = object(v);
+  return typeof message === 'string' ? { message, message_zh: opt(message_zh) ?? undefined } : null;
+};
 
 const instance = (one: Raw): InstanceSummary => ({
   key: str(one.key),
