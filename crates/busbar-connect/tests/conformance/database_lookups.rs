@@ -7,6 +7,7 @@ use busbar_event::Class;
 use busbar_flow::{DeadFilter, FlowState};
 use serde_json::{Value as Json, json};
 
+use crate::database_calls::dead;
 use crate::servers::{Cut, DatabaseServer, mariadb, postgres};
 use crate::world::{World, eventually, project};
 
@@ -238,17 +239,9 @@ fn a_key_with_several_rows_is_a_dead_letter_and_its_neighbours_go_on() {
     send(&world, &rows);
     let found = results(&world, 2);
     assert_eq!((&found[0]["v"], &found[1]["v"]), (&json!(1), &json!(3)));
-    let letters = world
-        .tokio
-        .block_on(world.flows.dead_letters(DeadFilter::default(), 10))
-        .expect("they are read");
-    let codes: Vec<_> = letters.iter().map(|letter| letter.code.as_str()).collect();
-    assert_eq!(codes, ["database.many-rows"]);
-    assert!(
-        letters[0].message.contains("id = 2"),
-        "{}",
-        letters[0].message
-    );
+    let (code, message) = &dead(&world, 1)[0];
+    assert_eq!(code, "database.many-rows");
+    assert!(message.contains("id = 2"), "{message}");
 }
 
 #[test]
@@ -447,17 +440,7 @@ fn keys_of_other_types_are_compared_as_the_database_has_them() {
         ],
     );
     assert_eq!(results(&world, 2)[0]["found"], "ab");
-    let letters = world
-        .tokio
-        .block_on(world.flows.dead_letters(DeadFilter::default(), 10))
-        .expect("they are read");
-    assert_eq!(
-        letters
-            .iter()
-            .map(|letter| letter.code.as_str())
-            .collect::<Vec<_>>(),
-        ["postgres.value"]
-    );
+    assert_eq!(dead(&world, 1)[0].0, "postgres.value");
 }
 
 /// A database that accepts connections and says nothing holds up neither the end of the node nor other flows.

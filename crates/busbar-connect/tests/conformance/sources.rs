@@ -56,13 +56,22 @@ fn all(world: &World, supply: &dyn Supply, until: u64) -> Vec<Event> {
             .filter(|n| seen.insert(*n))
             .collect::<Vec<_>>()
     };
-    eventually("all that was produced", || {
-        let there = numbers(&world.events("in"));
-        match there.iter().max() {
-            Some(last) if last + 1 == until && distinct(&there).len() == wanted.len() => Ok(()),
-            _ => Err(format!("{:?} {there:?}", world.source("c"))),
+    // However long it takes, as long as there are more each time.
+    let mut before = 0;
+    loop {
+        let count = eventually("more of what was produced", || {
+            let there = distinct(&numbers(&world.events("in")));
+            match there.len() {
+                count if count > before || count == wanted.len() => Ok(count),
+                _ => Err(format!("{:?} {there:?}", world.source("c"))),
+            }
+        });
+        if count >= wanted.len() {
+            break;
         }
-    });
+        before = count;
+        rest(10);
+    }
     rest(100);
     let events = world.events("in");
     let there = numbers(&events);
