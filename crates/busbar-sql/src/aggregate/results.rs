@@ -134,7 +134,11 @@ impl Aggregation {
                     Some(column) => self.input.field(column.index()).name().clone(),
                     None => self.text.by[place].trim().to_owned(),
                 },
-                None => field.name().replace(&format!("{INPUT}."), ""),
+                // As people write it.
+                None => {
+                    let name = field.name().replace(&format!("{INPUT}."), "");
+                    name.replace("count(Int64(1))", "count(*)")
+                }
             };
             // Lists and texts of many rows may be of any length.
             let is_short =
