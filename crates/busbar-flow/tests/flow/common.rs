@@ -115,15 +115,17 @@ impl World {
             options,
             clock.clone(),
         );
+        let log = log.expect("the log opens");
         let bus = Bus::open(
-            log.expect("the log opens"),
+            log.clone(),
             BusOptions {
                 clock: clock.clone(),
                 ..BusOptions::default()
             },
         );
         let bus = bus.expect("the bus opens");
-        let tables = Arc::new(Tables::open(folder.path(), clock).unwrap());
+        let tables = Tables::open(folder.path(), clock).unwrap();
+        let tables = Arc::new(tables.with_journals(log).unwrap());
         let tokio = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
