@@ -48,6 +48,8 @@ pub const MQTT_HOPS_MAX: u32 = busbar_event::limits::HOPS_MAX;
 pub const MQTT_ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How long a bridge may take to disconnect.
 pub const MQTT_GOODBYE_MAX: Duration = Duration::from_secs(1);
+/// What a bridge reads at once of what comes behind its goodbye.
+pub const MQTT_REST_BYTES: usize = 4 << 10;
 /// The largest packet that a bridge accepts.
 pub const MQTT_PACKET_BYTES_MAX: u32 = 16 << 20;
 /// Messages queued between a bridge's socket and its stream; beyond, the socket is not read.

@@ -15,13 +15,14 @@ use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::Options;
 use super::task::Task;
 use super::wire::{Incoming, Owned, Stream, lost, next_packet, refused, silent, strange};
 use crate::limits::{
-    MQTT_ANSWER_MAX, MQTT_IN_FLIGHT_MAX, MQTT_INCOMING_BYTES, MQTT_INCOMING_MAX,
+    MQTT_ANSWER_MAX, MQTT_GOODBYE_MAX, MQTT_IN_FLIGHT_MAX, MQTT_INCOMING_BYTES, MQTT_INCOMING_MAX,
     MQTT_PACKET_BYTES_MAX, MQTT_READ_BYTES,
 };
 use crate::places::Places;
@@ -40,6 +41,7 @@ pub struct Link {
     /// Bytes for the socket.
     pub outgoing: mpsc::Sender<Vec<u8>>,
     address: String,
+    task: JoinHandle<()>,
 }
 
 /// Writes that may wait for the socket.
@@ -81,7 +83,7 @@ impl Link {
             address: address.clone(),
             clock: Arc::clone(clock),
         };
-        tokio::spawn(task.run());
+        let task = tokio::spawn(task.run());
         let window = connack.receive_maximum.clamp(1, MQTT_IN_FLIGHT_MAX);
         let packet_bytes_max = connack.maximum_packet_size.unwrap_or(u32::MAX) as usize;
         Ok(Link {
@@ -91,7 +93,20 @@ impl Link {
             retain_available: connack.retain_available,
             outgoing,
             address,
+            task,
         })
+    }
+
+    /// Ends the connection, and waits until the other broker has taken what was queued, or for as long as that may take.
+    pub async fn close(self) {
+        let Link {
+            incoming,
+            outgoing,
+            task,
+            ..
+        } = self;
+        drop((incoming, outgoing));
+        let _ = timeout(MQTT_GOODBYE_MAX * 2, task).await;
     }
 
     /// Queues bytes for the socket; waits while the queue is full.

@@ -279,7 +279,11 @@ impl Sink for MqttSink {
     }
 
     fn close(&mut self) -> Work<'_, Result<(), Error>> {
-        self.link = None;
-        Box::pin(async { Ok(()) })
+        Box::pin(async move {
+            if let Some(link) = self.link.take() {
+                link.close().await;
+            }
+            Ok(())
+        })
     }
 }

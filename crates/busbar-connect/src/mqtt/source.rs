@@ -210,11 +210,13 @@ impl Source for MqttSource {
     fn close(&mut self) -> Work<'_, Result<(), Error>> {
         Box::pin(async move {
             // Messages that are not acknowledged are sent again after the next connect.
-            if let Some(link) = self.link.take()
-                && !self.unsent.is_empty()
-                && let Ok(room) = link.outgoing.reserve().await
-            {
-                room.send(std::mem::take(&mut self.unsent));
+            if let Some(link) = self.link.take() {
+                if !self.unsent.is_empty()
+                    && let Ok(room) = link.outgoing.reserve().await
+                {
+                    room.send(std::mem::take(&mut self.unsent));
+                }
+                link.close().await;
             }
             Ok(())
         })

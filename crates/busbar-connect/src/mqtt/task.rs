@@ -9,12 +9,14 @@ use busbar_log::Clock;
 use busbar_mqtt::client;
 use busbar_mqtt::{AckKind, Reason, Version};
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::wire::{Incoming, Owned, Stream, lost, next_packet, refused, silent};
-use crate::limits::{MQTT_ANSWER_MAX, MQTT_GOODBYE_MAX, MQTT_INCOMING_BYTES, MQTT_OUTGOING_BYTES};
+use crate::limits::{
+    MQTT_ANSWER_MAX, MQTT_GOODBYE_MAX, MQTT_INCOMING_BYTES, MQTT_OUTGOING_BYTES, MQTT_REST_BYTES,
+};
 
 /// A connection whose CONNECT was accepted.
 pub struct Task {
@@ -101,12 +103,20 @@ impl Task {
                 }
             }
         }
+        // Acknowledgements may wait there where a message that nobody takes any more has ended the loop.
+        while let Ok(bytes) = self.outgoing.try_recv() {
+            out.extend_from_slice(&bytes);
+        }
         let mut bytes = Vec::new();
         client::encode_disconnect(self.version, Reason::SUCCESS, None, &mut bytes);
         out.extend_from_slice(&bytes);
         let goodbye = async {
             writer.write_all(&out).await?;
-            writer.shutdown().await
+            writer.shutdown().await?;
+            // The other broker closes the connection when it has read all of it.
+            let mut rest = [0; MQTT_REST_BYTES];
+            while reader.read(&mut rest).await? > 0 {}
+            Ok::<(), std::io::Error>(())
         };
         let _ = timeout(MQTT_GOODBYE_MAX, goodbye).await;
         Ok(())

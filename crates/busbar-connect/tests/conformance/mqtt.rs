@@ -215,7 +215,6 @@ fn nothing_is_acknowledged_before_it_is_committed() {
     assert_eq!(rows, sent);
     runtime.block_on(source.close()).expect("closed");
     drop(source);
-    rest(300);
     let mut source = open_source(&text, &runtime);
     let more = runtime.block_on(async {
         tokio::time::timeout(SILENCE, async {
