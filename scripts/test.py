@@ -236,8 +236,6 @@ def phase_unit(tally, _):
     env.setdefault("SCALA_HOME", str(Path(os.environ.get("BUSBAR_TOOLS", CACHE / "tools")) / "scala"))
     # Plug-ins run with the first Python on the path.
     env["PATH"] = f"{tools_of_python('arrow', 'pyarrow==26.0.1').parent}:{env['PATH']}"
-    # Most of these tests wait for a server.
-    env.setdefault("RUST_TEST_THREADS", str(2 * (os.cpu_count() or 1)))
     for tests in CARGO_TESTS:
         code, output = run([*tests, "--no-fail-fast"], env=env)
         cargo_counts(tally, "cargo test", code, output)
