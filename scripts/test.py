@@ -166,14 +166,6 @@ def free_port():
         return probe.getsockname()[1]
 
 
-# The program's own tests run it as it was built; the crates below it are tested unoptimised.
-CARGO_TEST = ["cargo", "test", "--release", "--locked"]
-CARGO_TESTS = [
-    [*CARGO_TEST, "--workspace", "--exclude", "busbar", "--config", "scripts/unoptimised.toml"],
-    [*CARGO_TEST, "-p", "busbar"],
-]
-
-
 # The phases, in the order in which they run.
 
 
@@ -225,8 +217,7 @@ def phase_build(tally, _):
 
 def phase_programs(tally, _):
     """Compiles the tests and the fuzz targets, which run later."""
-    for tests in CARGO_TESTS:
-        command(tally, "cargo test --no-run", [*tests, "--no-run"])
+    command(tally, "cargo test --no-run", ["cargo", "test", "--release", "--locked", "--workspace", "--no-run"])
     command(tally, "fuzz targets", FUZZ_BUILD, env=fuzz_environment())
 
 
@@ -236,9 +227,8 @@ def phase_unit(tally, _):
     env.setdefault("SCALA_HOME", str(Path(os.environ.get("BUSBAR_TOOLS", CACHE / "tools")) / "scala"))
     # Plug-ins run with the first Python on the path.
     env["PATH"] = f"{tools_of_python('arrow', 'pyarrow==26.0.1').parent}:{env['PATH']}"
-    for tests in CARGO_TESTS:
-        code, output = run([*tests, "--no-fail-fast"], env=env)
-        cargo_counts(tally, "cargo test", code, output)
+    code, output = run(["cargo", "test", "--release", "--locked", "--workspace", "--no-fail-fast"], env=env)
+    cargo_counts(tally, "cargo test", code, output)
 
 
 def cargo_counts(tally, name, code, output):
