@@ -264,7 +264,7 @@ impl LooseResults {
 
     /// As [`LooseResults::events`], with the columns that are part of the envelope in the payload, too.
     pub fn events_whole(&self) -> Result<Batch, Error> {
-        self.events_of(columns_that(&self.rows, |field| {
+        self.events_of(picked_columns(&self.rows, |field| {
             !matches!(field.data_type(), DataType::Map(..))
         })?)
     }
@@ -551,15 +551,18 @@ fn taken_body(body: &Body, made: &Made) -> Result<Body, Error> {
 
 /// The columns of a result that are not part of the envelope, as an event's body.
 fn columns(rows: &RecordBatch) -> Result<StructArray, Error> {
-    columns_that(rows, |field| !is_envelope(field.name(), field.data_type()))
+    picked_columns(rows, |field| !is_envelope(field.name(), field.data_type()))
 }
 
 /// The columns that are picked, as an event's body.
-fn columns_that(rows: &RecordBatch, are: impl Fn(&Field) -> bool) -> Result<StructArray, Error> {
+fn picked_columns(
+    rows: &RecordBatch,
+    is_picked: impl Fn(&Field) -> bool,
+) -> Result<StructArray, Error> {
     let mut fields: Vec<Field> = Vec::new();
     let mut arrays: Vec<ArrayRef> = Vec::new();
     for (field, array) in rows.schema_ref().fields().iter().zip(rows.columns()) {
-        if are(field) {
+        if is_picked(field) {
             let array = plain(array)?;
             fields.push(
                 field

@@ -120,7 +120,7 @@ impl DriverQuerySource {
             self.last = None;
             self.before = std::mem::take(&mut self.now);
             let parameters = self.parameters()?;
-            // The statement is not ours.
+            // The statement is the user's, and may set something.
             session.sets = true;
             session
                 .query(&self.options.statement, &parameters, None)

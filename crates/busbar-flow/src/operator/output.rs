@@ -33,8 +33,8 @@ impl Output {
         }
     }
 
-    /// Notes that a row that was given failed. What dead letters tell of is the event that it was made from; a result that stands for none is
-    /// told of itself.
+    /// Notes that a row that was given failed. Its dead letter is the event that it was made from, or, for a result that
+    /// stands for no event, the result.
     pub fn fail(&mut self, rows: &Rows, row: usize, cause: Error) {
         match (&rows.made, &rows.times) {
             (Made::Many, Some(_)) => self.lost.push(LostRows {
