@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+
+from ports import free_port
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "busbar"
@@ -41,12 +42,6 @@ TABLES = {
     "mysql8": "create table meter (id bigint primary key, site varchar(40) not null, kw double, total decimal(14,3), note text, at datetime(6))",
 }
 ROW = "({0}, 'north-{1:04}', {2}, {0}.125, 'feeder {1} of the northern grid, read at the substation', '2026-01-02 03:04:05.678901')"
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def until(what, look, process=None):

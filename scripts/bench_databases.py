@@ -29,7 +29,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-from bench_capture import HERE, free_port, processor_seconds, until
+from bench_capture import HERE, processor_seconds, until
+from ports import free_port
 
 WAIT = 3_600
 IN_TRANSACTION = 1_000

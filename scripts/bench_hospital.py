@@ -15,13 +15,14 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
+
+from ports import free_port
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "hospital"
 WAIT = 3_600
@@ -32,12 +33,6 @@ FLOWS = {"patient": PATIENTS, "order": ORDERS, "charge": CHARGES}
 THERE = {"patient": 3, "order": 2, "charge": 1}
 FIRST_PATIENT = 10_000
 PARTS = ("connections", "streams", "flows", "tables")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def until(what, look, node):

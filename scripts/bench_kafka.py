@@ -13,13 +13,14 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
+
+from ports import free_port
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "busbar"
@@ -28,12 +29,6 @@ PARTITIONS = 4
 IN_TRANSACTION = 10_000
 PAYLOAD_BYTES = 200
 WAIT = 600
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def until(what, look):

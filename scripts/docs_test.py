@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import test as suite  # noqa: E402
+from ports import free_port  # noqa: E402
 
 BUSBAR = suite.BUSBAR = Path(sys.argv[1]).resolve()
 WAIT = 90
@@ -67,7 +68,7 @@ def howto_commands(name):
     """All shell blocks of a page, from top to bottom in one shell, which starts its nodes itself."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(), re.S)
     assert len(blocks) >= 10, f"{name} has lost its commands"
-    http, mqtt, tls, tcp = (suite.free_port() for _ in range(4))
+    http, mqtt, tls, tcp = (free_port() for _ in range(4))
     script = "\n".join(blocks).replace("127.0.0.1:8080", f"127.0.0.1:{http}").replace("8883", str(tls)).replace("9471", str(tcp))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "busbar").symlink_to(BUSBAR)

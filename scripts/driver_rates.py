@@ -19,7 +19,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-from jdbc_acceptance import WAIT, free_port
+from jdbc_acceptance import WAIT
+from ports import free_port
 
 SERVERS = Path(__file__).with_name("servers")
 COLUMNS = "id bigint primary key, name varchar(40), seen timestamp(6), amount numeric(12, 2), note text"

@@ -15,7 +15,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,15 +23,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from ports import free_port
+
 # Seconds for what has to come. Nothing takes as long; a machine or a database may be slow or busy.
 WAIT = 300
 TABLE = "busbar_acceptance"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def is_running(pid):

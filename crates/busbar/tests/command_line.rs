@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+#[allow(dead_code)] // several ports in a row are for the example of orders
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "command_line/told.rs"]
 mod told;
 
@@ -32,9 +35,8 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("plant")).unwrap();
         fs::write(folder.path().join("plant/busbar.toml"), "").unwrap();
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         World {
-            http: free.local_addr().unwrap(),
+            http: (Ipv4Addr::LOCALHOST, ports::free_port()).into(),
             folder,
             node: None,
         }

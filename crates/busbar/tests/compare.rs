@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::node::{Node, free_address};
+use support::node::Node;
+use support::ports::free_port;
 
 /// How long a test waits for what has to come. Nothing takes as long; a machine may be slow or busy.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -26,7 +27,7 @@ struct Site {
 impl Site {
     fn open() -> Site {
         let folder = tempfile::tempdir().expect("a folder");
-        let (maria, pg) = (free_address().port(), free_address().port());
+        let (maria, pg) = (free_port(), free_port());
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/servers");
         let installed = Command::new(&script).arg("install").status();
         assert!(installed.expect("the script runs").success());

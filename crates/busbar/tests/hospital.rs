@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::node::{Node, free_address};
+use support::node::Node;
+use support::ports::free_port;
 
 /// How long a test waits for what has to come. Nothing takes as long; a machine may be slow or busy.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -37,8 +38,8 @@ impl Hospital {
     /// The servers by the example's own script, and the example's project at their ports.
     fn open() -> Hospital {
         let folder = tempfile::tempdir().expect("a folder");
-        let (his, nis) = (free_address().port(), free_address().port());
-        let lis = free_address().port();
+        let (his, nis) = (free_port(), free_port());
+        let lis = free_port();
         let started = Command::new(example().join("start"))
             .arg("servers")
             .arg(folder.path().join("servers"))

@@ -6,7 +6,6 @@
 mod support;
 
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -34,20 +33,9 @@ fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/order-saga")
 }
 
-/// The first of five ports that are free, one behind the other.
-fn five_ports() -> u16 {
-    loop {
-        let first = support::node::free_address().port();
-        let ports = (0..5).map(|i| TcpListener::bind(("127.0.0.1", first.checked_add(i)?)).ok());
-        if ports.collect::<Option<Vec<_>>>().is_some() {
-            return first;
-        }
-    }
-}
-
 impl Shop {
     fn open() -> Shop {
-        let first_port = five_ports();
+        let first_port = support::ports::free_ports(5);
         let mut services = Command::new("python3")
             .arg(example().join("services.py"))
             .args([&first_port.to_string(), "--until-input-ends"])

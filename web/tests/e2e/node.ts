@@ -4,6 +4,7 @@
  * built into it; with CONSOLE=dist the one in dist/ stands in front of it, for work on the console alone.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import {
   cpSync,
@@ -16,7 +17,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { createServer, type Server } from 'node:http';
-import { createServer as createSocket, type AddressInfo } from 'node:net';
+import { createServer as createSocket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -222,13 +223,19 @@ async function serveDist(port: number, to: number) {
   return preview({ root, preview: { port, strictPort: true, host: '127.0.0.1' }, logLevel: 'error' });
 }
 
+/** A port where nothing listens, below those that Linux gives to outgoing connections. */
 async function freePort(): Promise<number> {
-  const probe = createSocket().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const { port } = probe.address() as AddressInfo;
-  probe.close();
-  await once(probe, 'close');
-  return port;
+  for (;;) {
+    const port = randomInt(12_000, 32_000);
+    const probe = createSocket().listen(port, '127.0.0.1');
+    const taken = await once(probe, 'listening').catch((error: NodeJS.ErrnoException) => error);
+    if (!(taken instanceof Error)) {
+      probe.close();
+      await once(probe, 'close');
+      return port;
+    }
+    if (taken.code !== 'EADDRINUSE') throw taken;
+  }
 }
 
 const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));

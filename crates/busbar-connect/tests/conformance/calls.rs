@@ -10,7 +10,8 @@ use busbar_connector::{CallForm, CallParts, Service, ServiceAnswer, ServiceReque
 use busbar_event::{Class, Error};
 use tokio::runtime::Runtime;
 
-use crate::peers::{Web, free_port};
+use crate::peers::Web;
+use crate::ports::free_port;
 use crate::service_context;
 use crate::world::spec;
 

@@ -7,7 +7,8 @@ use busbar_connector::{Delivery, RowSource, Sink, Written, deliver};
 use busbar_event::{Class, Error};
 use tokio::runtime::Runtime;
 
-use crate::peers::{Request, Web, free_port};
+use crate::peers::{Request, Web};
+use crate::ports::free_port;
 use crate::sink_context;
 use crate::sinks::delivery;
 use crate::subjects::numbered;

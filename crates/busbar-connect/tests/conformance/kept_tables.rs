@@ -514,7 +514,7 @@ fn a_replica_that_was_never_there_holds_nothing_up() {
     let server = postgres();
     let world = world();
     let main = server.database("");
-    let nobody = crate::peers::free_port();
+    let nobody = crate::ports::free_port();
     world.apply(&[
         (
             "connections/db.yaml",

@@ -61,6 +61,9 @@ mod odbc_lies;
 mod odbc_subject;
 mod odbc_worker;
 mod peers;
+#[allow(dead_code)] // several ports in a row are for the example of orders
+#[path = "../../../busbar/tests/support/ports.rs"]
+mod ports;
 mod postgres_changes;
 mod postgres_query;
 mod postgres_sink;
@@ -280,7 +283,7 @@ fn secrets_are_in_no_error() {
         let said = format!("{} {:?} ", request.path, request.headers);
         Some((400, "", [said.as_bytes(), &request.body[..]].concat()))
     });
-    let silent = peers::free_port();
+    let silent = ports::free_port();
     let mut repeated = BTreeSet::new();
     for row in subjects() {
         for (text, port) in row.secret.iter().flat_map(|text| {

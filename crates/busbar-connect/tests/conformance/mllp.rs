@@ -5,7 +5,7 @@ use busbar_event::Class;
 use tokio::runtime::Runtime;
 
 use crate::mllp_subject::{Receiver, subject, value};
-use crate::peers::free_port;
+use crate::ports::free_port;
 use crate::sinks::{delivery, open};
 use crate::subjects::numbered;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use busbar_event::format::{Hl7Path, Hl7Reader, Hl7Value};
 use parking_lot::Mutex;
 
-use crate::peers::free_port;
+use crate::ports::free_port;
 use crate::subjects::{Subject, Taker};
 use crate::world::PATIENCE;
 

@@ -11,12 +11,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::ports::free_port;
 use crate::world::{PATIENCE, rest};
-
-pub fn free_port() -> u16 {
-    let probe = TcpListener::bind("127.0.0.1:0").expect("a port");
-    probe.local_addr().expect("an address").port()
-}
 
 /// What an HTTP server was sent.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use crate::peers::free_port;
+use crate::ports::free_port;
 use crate::world::{PATIENCE, eventually, rest};
 
 /// A server that runs.

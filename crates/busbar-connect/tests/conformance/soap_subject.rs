@@ -2,7 +2,8 @@
 
 use std::net::TcpListener;
 
-use crate::peers::{Web, free_port};
+use crate::peers::Web;
+use crate::ports::free_port;
 use crate::subjects::{Subject, Taker};
 use crate::world::eventually;
 

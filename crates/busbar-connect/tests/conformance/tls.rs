@@ -11,7 +11,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tokio::runtime::Runtime;
 
 use crate::kafka_server::KafkaTestServer;
-use crate::peers::{Broker, free_port};
+use crate::peers::Broker;
+use crate::ports::free_port;
 use crate::servers::{own_postgres, own_redis};
 use crate::sinks::delivery;
 use crate::subjects::numbered;

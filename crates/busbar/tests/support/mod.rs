@@ -4,3 +4,4 @@
 
 pub mod mqtt;
 pub mod node;
+pub mod ports;

@@ -1,12 +1,14 @@
 //! A node as a child process, on a project and a data folder of its own.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+use super::ports::free_port;
 
 const READY_MAX: Duration = Duration::from_secs(120);
 
@@ -231,8 +233,7 @@ fn agent() -> ureq::Agent {
 
 /// An address on loopback that nothing listens on.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its address")
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
 /// Whether anything accepts connections there.
