@@ -3,12 +3,12 @@
 
     scripts/bench_wide.py YCSB [--rows N] [--hbase-rows N] [--threads N] [--seconds N] [--cache MB] [--folder DIR] [WHAT ...]
 
-YCSB is the example of that name (cargo build --release -p busbar-table --example ycsb). WHAT is load, a to f, half (each workload at
-half the rate that it reached, for latencies) and hbase (the same on HBase with its own client); all when absent. Rows have 10
-fields of 100 bytes. Busbar's writes are on the disk when they return; HBase, on a local file system, leaves that to the system. Its
-server gets 4 GB of memory, of which it keeps 40 percent for blocks that were read lately, and the optimising compiler; Busbar keeps as
-much (--cache). A folder is kept, and so are the rates in it: what is loaded once can be
-measured in several runs. Seconds of the processor are those of clients and servers together.
+YCSB is the example of that name (cargo build --release -p busbar-table --example ycsb). WHAT is load, a to f (each also at half the
+rate that it reached, for latencies) and hbase (the same on HBase with its own client, without latencies at half its rate); all when
+absent. Rows have 10 fields of 100 bytes. Busbar's writes are on the disk when they return; HBase, on a local file system, leaves that
+to the system. Its server gets 4 GB of memory, of which it keeps 40 percent for blocks that were read lately, and the optimising
+compiler; Busbar keeps as much (--cache). A folder is kept: what is loaded once can be measured in several runs. Seconds of the
+processor are those of clients and servers together.
 """
 
 import argparse
@@ -20,17 +20,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from ports import free_port
+
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "busbar"
 HBASE = CACHE / "hbase-2.6.1"
 WORKLOADS = "abcdef"
 START = 120
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def processor_seconds(group):
@@ -51,13 +47,13 @@ def shown(who, report):
     times = "; ".join(f"{kind[:-3]} p50 {t[0]:.2f} p99 {t[1]:.2f} p99.9 {t[2]:.2f} longest {t[3]:.1f} ms" for kind, t in times.items())
     cpu = report["operations"] / report["processor_seconds"]
     lost = f", {report['missing']} MISSING" if report["missing"] else ""
-    print(f"{who} {report['what']}: {report['per_second']:,.0f}/s in {report['seconds']:.1f} s, {cpu:,.0f} per second of processor; {times}{lost}", flush=True)
-    return report
+    half = " at half load" if report.get("at_half_load") else ""
+    print(f"{who} {report['what']}{half}: {report['per_second']:,.0f}/s in {report['seconds']:.1f} s, {cpu:,.0f} per second of processor; {times}{lost}", flush=True)
 
 
 def run(*command):
     done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 class HbaseServer:
@@ -84,7 +80,7 @@ class HbaseServer:
         opens = [f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in ("java.nio", "java.lang", "sun.nio.ch", "jdk.internal.misc")]
         quiet = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-Djava.net.preferIPv4Stack=true"]
         before = processor_seconds(self.process.pid)
-        report = run("java", *opens, *quiet, "-cp", classes, HERE / "Ycsb.java", *args)
+        [report] = run("java", *opens, *quiet, "-cp", classes, HERE / "Ycsb.java", *args)
         report["processor_seconds"] += processor_seconds(self.process.pid) - before
         return report
 
@@ -104,24 +100,15 @@ def main():
     parser.add_argument("--folder", type=Path)
     parser.add_argument("what", nargs="*")
     args = parser.parse_intermixed_args()
-    what = args.what or ["load", *WORKLOADS, "half", "hbase"]
+    what = args.what or ["load", *WORKLOADS, "hbase"]
     with tempfile.TemporaryDirectory() as made:
         folder = args.folder or Path(made)
         folder.mkdir(exist_ok=True)
-        rates_file = folder / "rates.json"
-        rates = json.loads(rates_file.read_text()) if rates_file.exists() else {}
-
-        def busbar(workload, *rate):
-            return run(args.ycsb, folder / "tables", args.rows, workload, args.threads, args.seconds, args.cache, *rate)
-
-        if "load" in what:
-            shown("busbar", run(args.ycsb, folder / "tables", args.rows, "load", 2, 0, args.cache))
-        for workload in (w for w in WORKLOADS if w in what):
-            rates[workload] = shown("busbar", busbar(workload))["per_second"]
-            rates_file.write_text(json.dumps(rates))
-        if "half" in what:
-            for workload, rate in rates.items():
-                shown("busbar at half load", busbar(workload, int(rate / 2)))
+        for workload in ["load", *WORKLOADS]:
+            if workload in what:
+                threads = 2 if workload == "load" else args.threads
+                for report in run(args.ycsb, folder / "tables", args.rows, workload, threads, args.seconds, args.cache):
+                    shown("busbar", report)
         if "hbase" in what:
             server = HbaseServer(f"{made}/hbase")
             try:

@@ -1,12 +1,14 @@
-//! The workloads of YCSB on a wide table: `ycsb FOLDER ROWS WHAT THREADS SECONDS CACHE [RATE]`.
+//! The workloads of YCSB on a wide table: `ycsb FOLDER ROWS WHAT THREADS SECONDS CACHE`.
 //!
-//! The table is in FOLDER, and CACHE megabytes of it are kept in memory. WHAT is `load`, which writes ROWS rows in batches of 1,000, or a workload `a` to `f`, which runs for
-//! SECONDS. With RATE, operations begin at so many a second over all threads, whether or not those before have ended, and
-//! latencies count from when an operation should have begun. A workload runs for 10 seconds before it is measured. Rows have 10 fields of 100 bytes; distributions, mixes and keys are
-//! those of YCSB: a scrambled Zipfian with the constant 0.99, `latest` in workload d, scans of 1 to 100 rows in workload e. A
-//! write returns when it is durable.
+//! The table is in FOLDER, and CACHE megabytes of it are kept in memory. WHAT is `load`, which writes ROWS rows in batches of
+//! 1,000, or a workload `a` to `f`, which runs three times for SECONDS: to fill the memory, to be measured, and once more at
+//! half the rate that was measured. There operations begin at that rate, in whichever thread is free, and latencies count
+//! from when an operation should have begun. Rows have 10 fields of 100 bytes; distributions,
+//! mixes and keys are those of YCSB: a scrambled Zipfian with the constant 0.99, `latest` in workload d, scans of 1 to 100
+//! rows in workload e. A write returns when it is durable.
 //!
-//! Prints one JSON object: operations a second, and in milliseconds p50, p99, p99.9 and the longest of reads, writes and scans.
+//! Prints a JSON object for each measurement: operations a second, and in milliseconds p50, p99, p99.9 and the longest of
+//! reads, writes and scans.
 
 #![allow(clippy::print_stdout, reason = "a measurement")]
 
@@ -28,8 +30,6 @@ const FIELDS: usize = 10;
 const FIELD_BYTES: usize = 100;
 const LOAD_BATCH: u64 = 1_000;
 const SCAN_ROWS_MAX: u64 = 100;
-/// How long a workload runs before it is measured.
-const WARM_UP: Duration = Duration::from_secs(10);
 const POOL_BYTES: usize = 1 << 20;
 
 fn main() {
@@ -43,7 +43,7 @@ fn main() {
         number(4),
         number(5),
     ) else {
-        println!("ycsb FOLDER ROWS load|a|b|c|d|e|f THREADS SECONDS CACHE [RATE]");
+        println!("ycsb FOLDER ROWS load|a|b|c|d|e|f THREADS SECONDS CACHE");
         return;
     };
     let tables = open(folder, cache << 20);
@@ -57,36 +57,17 @@ fn main() {
         latest: Zipfian::new(rows, zeta(rows)),
         pool: pool(),
         missing: AtomicU64::new(0),
+        seeds: AtomicU64::new(1),
     };
-    let rate = number(6);
-    if what != "load" {
+    let time = Duration::from_secs(seconds);
+    if what == "load" {
+        bench.measure(what, threads, time, None);
+    } else {
         // What is in memory in a program that runs for long.
-        bench.run_all(what, threads, WARM_UP, rate);
-        bench.missing.store(0, Ordering::Relaxed);
+        bench.run_all(what, threads, time, None);
+        let per_second = bench.measure(what, threads, time, None);
+        bench.measure(what, threads, time, Some(per_second / 2.0));
     }
-    let before = processor_seconds();
-    let began = Instant::now();
-    let mut timed = bench.run_all(what, threads, Duration::from_secs(seconds), rate);
-    let took = began.elapsed().as_secs_f64();
-    let operations = timed.operations;
-    let mut report = json!({
-        "what": what,
-        "operations": operations,
-        "seconds": round(took),
-        "per_second": (operations as f64 / took).round(),
-        "processor_seconds": round(processor_seconds() - before),
-        "missing": bench.missing.load(Ordering::Relaxed),
-    });
-    for (kind, samples) in [
-        ("read_ms", &mut timed.reads),
-        ("write_ms", &mut timed.writes),
-        ("scan_ms", &mut timed.scans),
-    ] {
-        if !samples.is_empty() {
-            report[kind] = percentiles(samples);
-        }
-    }
-    println!("{report}");
 }
 
 fn open(folder: &str, cache_bytes: u64) -> Tables {
@@ -119,20 +100,78 @@ struct Bench {
     pool: String,
     /// Rows that were asked for and not found.
     missing: AtomicU64,
+    /// The seed of the thread that is started next: what is measured is not what the warm-up has read.
+    seeds: AtomicU64,
+}
+
+/// Operations at a rate, for whoever is free. They do not wait for one another as long as anybody is.
+struct Arrivals {
+    began: Instant,
+    per_second: f64,
+    taken: AtomicU64,
+}
+
+impl Arrivals {
+    /// Takes the next operation and waits until it is due; when that was.
+    fn wait(&self) -> Instant {
+        let number = self.taken.fetch_add(1, Ordering::Relaxed);
+        let due = self.began + Duration::from_secs_f64(number as f64 / self.per_second);
+        let now = Instant::now();
+        if due > now {
+            std::thread::park_timeout(due - now);
+        }
+        due
+    }
 }
 
 impl Bench {
+    /// Runs a workload and prints what was measured; returns operations a second.
+    fn measure(&self, what: &str, threads: u64, time: Duration, rate: Option<f64>) -> f64 {
+        self.missing.store(0, Ordering::Relaxed);
+        let before = processor_seconds();
+        let began = Instant::now();
+        let mut timed = self.run_all(what, threads, time, rate);
+        let took = began.elapsed().as_secs_f64();
+        let per_second = timed.operations as f64 / took;
+        let mut report = json!({
+            "what": what,
+            "at_half_load": rate.is_some(),
+            "operations": timed.operations,
+            "seconds": round(took),
+            "per_second": per_second.round(),
+            "processor_seconds": round(processor_seconds() - before),
+            "missing": self.missing.load(Ordering::Relaxed),
+        });
+        for (kind, samples) in [
+            ("read_ms", &mut timed.reads),
+            ("write_ms", &mut timed.writes),
+            ("scan_ms", &mut timed.scans),
+        ] {
+            if !samples.is_empty() {
+                report[kind] = percentiles(samples);
+            }
+        }
+        println!("{report}");
+        per_second
+    }
+
     /// Runs a workload on so many threads; what all of them have measured.
-    fn run_all(&self, what: &str, threads: u64, time: Duration, rate: Option<u64>) -> Timed {
-        let every = rate.map(|rate| Duration::from_secs_f64(threads as f64 / rate.max(1) as f64));
-        let until = Instant::now() + time;
+    fn run_all(&self, what: &str, threads: u64, time: Duration, rate: Option<f64>) -> Timed {
+        let began = Instant::now();
+        let until = began + time;
+        let arrivals = rate.map(|per_second| Arrivals {
+            began,
+            per_second,
+            taken: AtomicU64::new(0),
+        });
+        let arrivals = arrivals.as_ref();
         let mut timed = Timed::default();
         std::thread::scope(|scope| {
             let running: Vec<_> = (0..threads)
                 .map(|thread| {
                     scope.spawn(move || match what {
                         "load" => self.load(thread, threads),
-                        workload => self.run(workload, thread, until, every),
+                        workload => self.run(workload, thread, until, arrivals),
                     })
                 })
                 .collect();
@@ -144,7 +183,7 @@ impl Bench {
     }
 
     fn load(&self, thread: u64, threads: u64) -> Timed {
-        let mut random = Random(thread + 1);
+        let mut random = self.random();
         let mut timed = Timed::default();
         let mut first = thread * LOAD_BATCH;
         while first < self.rows {
@@ -167,19 +206,17 @@ impl Bench {
         timed
     }
 
-    fn run(&self, workload: &str, thread: u64, until: Instant, every: Option<Duration>) -> Timed {
-        let mut random = Random(thread.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1);
+    fn run(
+        &self,
+        workload: &str,
+        thread: u64,
+        until: Instant,
+        arrivals: Option<&Arrivals>,
+    ) -> Timed {
+        let mut random = self.random();
         let mut timed = Timed::default();
-        let mut due = Instant::now();
         loop {
-            let mut began = Instant::now();
-            if let Some(every) = every {
-                due += every;
-                if due > began {
-                    std::thread::park_timeout(due - began);
-                }
-                began = due;
-            }
+            let began = arrivals.map_or_else(Instant::now, Arrivals::wait);
             if Instant::now() >= until {
                 return timed;
             }
@@ -212,6 +249,11 @@ impl Bench {
             samples.push(micros(began.elapsed()));
             timed.operations += 1;
         }
+    }
+
+    fn random(&self) -> Random {
+        let seed = self.seeds.fetch_add(1, Ordering::Relaxed);
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     /// A row, the popular ones more often.

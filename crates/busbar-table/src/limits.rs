@@ -99,12 +99,6 @@ pub const WIDE_APART_BYTES: u32 = 512;
 /// Bytes of a row that is kept in memory.
 pub const WIDE_ROW_CACHED_BYTES_MAX: usize = 64 << 10;
 
-/// How long a reader waits for a row in memory that is being changed, before it reads the files.
-pub const WIDE_ROW_WAIT: Duration = Duration::from_millis(2);
-
-/// How often it looks meanwhile.
-pub const WIDE_ROW_LOOK: Duration = Duration::from_micros(50);
-
 /// Parts of the rows that are kept in memory, each with a lock of its own.
 pub const WIDE_ROW_CACHE_SHARDS: usize = 64;
 
@@ -125,6 +119,12 @@ pub const WIDE_COUNT_EVERY: Duration = Duration::from_secs(60);
 
 /// Fragments written to a wide table after which dead ones are looked for; a table with more waits for as many as it has.
 pub const WIDE_SWEEP_FRAGMENTS: u64 = 100_000;
+
+/// Fragments that a sweep in the background looks at before it pauses.
+pub const WIDE_SWEEP_SLICE: u64 = 1_024;
+
+/// How many times as long as a slice of it took it pauses.
+pub const WIDE_SWEEP_PAUSE: u32 = 2;
 
 /// Fragments that a sweep removes by one commit.
 pub const WIDE_SWEEP_COMMIT: usize = 4096;

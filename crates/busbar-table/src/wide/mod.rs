@@ -3,6 +3,7 @@
 mod as_of;
 mod cell;
 mod cells;
+mod group_sync;
 mod json;
 mod keeper;
 mod kept;
@@ -53,7 +54,7 @@ pub use outside::{
 };
 use settle::Settling;
 pub(crate) use store::WideStore;
-use sweep::Sweeper;
+use sweep::{LastSweep, Sweeper};
 
 /// Rows of cells, on disk or in another system, by a row key that is made of the key's columns.
 ///
@@ -97,6 +98,27 @@ struct Stamper {
     time: i64,
 }
 
+impl Stamper {
+    /// Of a table that nobody has written to.
+    fn new() -> Self {
+        Self {
+            number: 0,
+            time: i64::MIN,
+        }
+    }
+
+    /// As the last commit has left it.
+    fn of(store: &WideStore, table: &str) -> Result<Self, Error> {
+        Ok(match store.meta(&format!("s/{table}"))? {
+            Some(kept) if kept.len() == 16 => Self {
+                number: big_endian(&kept[..8]),
+                time: big_endian(&kept[8..]) as i64,
+            },
+            _ => Self::new(),
+        })
+    }
+}
+
 #[derive(Default)]
 struct WideCounters {
     writes: AtomicU64,
@@ -130,17 +152,11 @@ impl Wide {
         };
         let keeper = WideKeeper::Own(Arc::clone(&store));
         let stored = agreed(name, stored, key, &options, &keeper)?;
-        let writer = match store.meta(&format!("s/{name}"))? {
-            Some(kept) if kept.len() == 16 => Stamper {
-                number: big_endian(&kept[..8]),
-                time: big_endian(&kept[8..]) as i64,
-            },
-            _ => Stamper {
-                number: 0,
-                time: i64::MIN,
-            },
-        };
-        Self::with(name, declared, key, options, stored, writer, keeper)
+        let writer = Stamper::of(&store, name)?;
+        let sweeper = Sweeper::new(LastSweep::of(&store, name)?, writer.number);
+        let mut table = Self::with(name, declared, key, options, stored, writer, keeper)?;
+        table.sweeper = sweeper;
+        Ok(table)
     }
 
     fn with(
@@ -187,10 +203,7 @@ impl Wide {
             first: options.families[0].name.clone(),
             ..StoredLayout::default()
         };
-        let writer = Stamper {
-            number: 0,
-            time: i64::MIN,
-        };
+        let writer = Stamper::new();
         let kept = KeptCells::new(name, place, store, clock);
         let keeper = WideKeeper::Other(Arc::new(kept));
         Self::with(name, declared, key, options, stored, writer, keeper)

@@ -3,14 +3,14 @@
 //! Of a row everything is kept that can still be seen: the fragments that a sweep would leave. So a row that is changed over and
 //! over is read as fast as any other one, however many dead fragments the files have until a sweep. Writers keep the rows that are
 //! here up to date after each commit. A row that is being read from the files takes what is written to it meanwhile, so that what
-//! is kept then lacks nothing. While a change is being committed the files may have it already, and a row here not yet: rows that
-//! are being changed are known, so that nobody sees a row go back.
+//! is kept then lacks nothing. While a change is being committed the files may have it already, and a row here not yet: what is
+//! being written is known, so that nobody sees a row go back.
 
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashSet, HashTable};
+use hashbrown::{DefaultHashBuilder, Equivalent, HashMap, HashTable};
 use parking_lot::Mutex;
 
 use super::kept_rows::FragmentEntry;
@@ -50,8 +50,8 @@ pub(super) struct RowsOf {
 pub(super) enum Cached {
     /// Its fragments.
     Row(CachedFragments),
-    /// It is being changed: what is here may be older than what the files have.
-    Changing,
+    /// Its fragments, and those that are being committed: the files may have these already.
+    Changing(CachedFragments, Vec<FragmentEntry>),
     Nothing,
 }
 
@@ -62,6 +62,19 @@ struct CachedRowId {
     key: Box<[u8]>,
 }
 
+/// The same, to look for.
+#[derive(Hash)]
+struct RowRef<'a> {
+    of: RowsOf,
+    key: &'a [u8],
+}
+
+impl Equivalent<CachedRowId> for RowRef<'_> {
+    fn equivalent(&self, id: &CachedRowId) -> bool {
+        self.of == id.of && *self.key == *id.key
+    }
+}
+
 #[derive(Default)]
 struct Shard {
     /// Places of `rows` by the hash of their ids.
@@ -70,8 +83,8 @@ struct Shard {
     free: Vec<usize>,
     /// Rows that are being read from the files, with what has been written to them meanwhile.
     loading: HashMap<CachedRowId, LoadedRow>,
-    /// Rows that are being changed, whether or not they are here.
-    changing: HashSet<CachedRowId>,
+    /// What is being written to rows, whether or not they are here.
+    changing: HashMap<CachedRowId, Vec<FragmentEntry>>,
     bytes: usize,
     /// The place that is looked at next for a row to let go of.
     hand: usize,
@@ -130,17 +143,21 @@ impl RowCache {
     pub fn get(&self, of: RowsOf, key: &[u8], until: Option<u64>) -> Cached {
         let hash = self.hash(of, key);
         let mut shard = self.shard(hash).lock();
-        if until.is_none() && shard.is_changing(of, key) {
-            return Cached::Changing;
-        }
+        let shard = &mut *shard;
         let place = shard.place(hash, of, key);
         let row = place.and_then(|place| shard.rows[place].as_mut());
-        match row.filter(|row| until.is_none_or(|until| row.changed <= until)) {
-            Some(row) => {
-                row.is_used = true;
-                Cached::Row(Arc::clone(&row.fragments))
-            }
-            None => Cached::Nothing,
+        let Some(row) = row.filter(|row| until.is_none_or(|until| row.changed <= until)) else {
+            return Cached::Nothing;
+        };
+        row.is_used = true;
+        let fragments = Arc::clone(&row.fragments);
+        let changing = match until {
+            None if !shard.changing.is_empty() => shard.changing.get(&RowRef { of, key }),
+            _ => None,
+        };
+        match changing {
+            Some(written) => Cached::Changing(fragments, written.clone()),
+            None => Cached::Row(fragments),
         }
     }
 
@@ -150,7 +167,8 @@ impl RowCache {
             let key = row_of(&same[0]);
             let mut shard = self.shard(self.hash(of, key)).lock();
             let key = key.into();
-            shard.changing.insert(CachedRowId { of, key });
+            let written = shard.changing.entry(CachedRowId { of, key });
+            written.or_default().extend(same.iter().cloned());
         }
     }
 
@@ -159,8 +177,7 @@ impl RowCache {
         for same in entries.chunk_by(|a, b| row_of(a) == row_of(b)) {
             let key = row_of(&same[0]);
             let mut shard = self.shard(self.hash(of, key)).lock();
-            let key = key.into();
-            shard.changing.remove(&CachedRowId { of, key });
+            shard.changing.remove(&RowRef { of, key });
         }
     }
 
@@ -205,16 +222,10 @@ impl RowCache {
             let hash = self.hash(of, key);
             let mut shard = self.shard(hash).lock();
             let shard = &mut *shard;
-            if !shard.loading.is_empty() {
-                let id = CachedRowId {
-                    of,
-                    key: key.into(),
-                };
-                if let Some(loaded) = shard.loading.get_mut(&id) {
-                    loaded.written.extend(same.iter().cloned());
-                    loaded.changed = changed;
-                    continue;
-                }
+            if let Some(loaded) = shard.loading.get_mut(&RowRef { of, key }) {
+                loaded.written.extend(same.iter().cloned());
+                loaded.changed = changed;
+                continue;
             }
             let Some(place) = shard.place(hash, of, key) else {
                 continue;
@@ -247,13 +258,7 @@ impl RowCache {
         if let Some(place) = shard.place(hash, of, key) {
             shard.drop_row(hash, place);
         }
-        if !shard.loading.is_empty() {
-            let id = CachedRowId {
-                of,
-                key: key.into(),
-            };
-            shard.loading.remove(&id);
-        }
+        shard.loading.remove(&RowRef { of, key });
     }
 
     /// Lets go of everything, also of what is being read.
@@ -338,14 +343,6 @@ impl WideCachedRow {
 }
 
 impl Shard {
-    fn is_changing(&self, of: RowsOf, key: &[u8]) -> bool {
-        let is_it = || {
-            let key = key.into();
-            self.changing.contains(&CachedRowId { of, key })
-        };
-        !self.changing.is_empty() && is_it()
-    }
-
     fn place(&self, hash: u64, of: RowsOf, key: &[u8]) -> Option<usize> {
         let is_it = |place: &usize| {
             let row = self.rows[*place].as_ref();
@@ -470,7 +467,13 @@ mod tests {
         // While it is being changed the files may have more than is here.
         let more = [fragment("a", 1_000, 10)];
         cache.begin_change(OF, &more);
-        assert!(matches!(cache.get(OF, b"a", None), Cached::Changing));
+        let Cached::Changing(before, written) = cache.get(OF, b"a", None) else {
+            panic!("it is being changed");
+        };
+        assert_eq!(
+            (before[..].to_vec(), &written[..]),
+            (found.to_vec(), &more[..])
+        );
         assert!(matches!(cache.get(OF, b"a", Some(1_998)), Cached::Row(_)));
         cache.abandon_change(OF, &more);
         assert!(has(&cache, "a"));

@@ -16,8 +16,9 @@ use fjall::{
     Readable as _, Slice, Snapshot,
 };
 use hashbrown::HashMap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
+use super::group_sync::{GroupSync, JournalFile};
 use super::kept_rows::FragmentEntry;
 use super::key::KeyRange;
 use super::layout::WideLayout;
@@ -26,7 +27,6 @@ use super::row_cache::{Cached, CachedFragments, RowCache, RowsOf};
 use super::sweep::{FragmentState, LiveRow};
 use crate::limits::{
     WIDE_APART_BYTES, WIDE_FAMILIES_EVER_MAX, WIDE_LOCK_WAIT, WIDE_ROW_CACHED_BYTES_MAX,
-    WIDE_ROW_LOOK, WIDE_ROW_WAIT,
 };
 
 /// The keyspace of what is kept beside the cells. No table can have this name.
@@ -45,7 +45,8 @@ type MetaEntry = (Vec<u8>, Vec<u8>);
 /// | `l/<table>` | [`super::layout::StoredLayout`], JSON |
 /// | `p/<table>/<producer>` | the producer's last position, 8 bytes, big-endian |
 /// | `c/<table>/<position>` | a change that nobody has taken yet: see `kept_changes` |
-/// | `s/<table>` | the number of the table's last fragment, 8 bytes, big-endian |
+/// | `s/<table>` | the number of the table's last fragment and the time of the last writing, 8 bytes each, big-endian |
+/// | `w/<table>` | that number when the last whole sweep began, and how many fragments it left, 8 bytes each, big-endian |
 pub(crate) struct WideStore {
     folder: PathBuf,
     clock: Arc<dyn Clock>,
@@ -62,10 +63,8 @@ struct Opened {
     database: Database,
     meta: Keyspace,
     tables: RwLock<HashMap<String, Arc<StoredTable>>>,
-    /// Commits so far.
-    committed: AtomicU64,
-    /// How many of them are durable. Held while they are made so: who waits for it finds its own commit durable, most often.
-    durable: Mutex<u64>,
+    durable: GroupSync,
+    journal: JournalFile,
 }
 
 struct StoredTable {
@@ -83,8 +82,8 @@ pub(super) struct CellCommit {
     batch: OwnedWriteBatch,
     /// Fragments that are put.
     put: Vec<FragmentEntry>,
-    /// Keys of fragments that are removed.
-    removed: Vec<Slice>,
+    /// Keys of deletions that are removed.
+    deletions: Vec<Slice>,
 }
 
 /// A commit that is visible, and may not be durable yet.
@@ -201,8 +200,8 @@ impl WideStore {
             database,
             meta,
             tables: RwLock::default(),
-            committed: AtomicU64::new(0),
-            durable: Mutex::new(0),
+            durable: GroupSync::default(),
+            journal: JournalFile::new(&self.folder),
         })
     }
 
@@ -333,7 +332,7 @@ impl WideStore {
             table,
             batch,
             put: Vec::new(),
-            removed: Vec::new(),
+            deletions: Vec::new(),
         })
     }
 
@@ -366,7 +365,7 @@ impl WideStore {
             Err(_) => self.rows.abandon_change(of, &put),
         }
         table.changes.fetch_add(1, Ordering::SeqCst);
-        let number = opened.committed.fetch_add(1, Ordering::SeqCst) + 1;
+        let number = opened.durable.committed();
         self.settle(done)?;
         Ok(Undurable { opened, number })
     }
@@ -377,7 +376,9 @@ impl WideStore {
     /// What the disk says; then nothing has changed.
     pub(super) fn remove(&self, commit: CellCommit, layout: &WideLayout) -> Result<(), Error> {
         let done = commit.batch.commit();
-        let keys = commit.removed.iter().filter_map(|key| Stamp::of(key));
+        // What is put with an earlier time counts again, as in the files. The others that are removed were hidden for good: a row
+        // in memory may keep them, and reading it again could mean to pass by all that were removed.
+        let keys = commit.deletions.iter().filter_map(|key| Stamp::of(key));
         for (row, _) in keys {
             self.rows.forget(commit.table.rows(layout), row);
         }
@@ -399,7 +400,7 @@ impl WideStore {
     /// As of [`WideStore::sync`].
     pub(super) fn sync_all(&self) -> Result<(), Error> {
         let opened = self.opened()?;
-        let number = opened.committed.load(Ordering::SeqCst);
+        let number = opened.durable.last();
         self.settle(opened.make_durable(number))
     }
 
@@ -414,16 +415,14 @@ impl WideStore {
 }
 
 impl Opened {
-    /// Makes so many commits durable. One call of the disk serves all who have committed until it begins.
     fn make_durable(&self, number: u64) -> fjall::Result<()> {
-        let mut durable = self.durable.lock();
-        if *durable >= number {
-            return Ok(());
-        }
-        let committed = self.committed.load(Ordering::SeqCst);
-        self.database.persist(PersistMode::SyncData)?;
-        *durable = committed;
-        Ok(())
+        let sync = || {
+            // Into the journal's file, if it is not there yet.
+            self.database.persist(PersistMode::Buffer)?;
+            Ok(self.journal.sync()?)
+        };
+        self.durable
+            .make_durable(number, sync, || fjall::Error::Poisoned)
     }
 }
 
@@ -475,9 +474,15 @@ impl CellCommit {
         self.put.push((key, value));
     }
 
+    /// Removes a fragment that is dead.
     pub fn remove(&mut self, key: &Slice) {
         self.batch.remove(&self.table.cells, key.clone());
-        self.removed.push(key.clone());
+    }
+
+    /// Removes a deletion.
+    pub fn remove_deletion(&mut self, key: &Slice) {
+        self.remove(key);
+        self.deletions.push(key.clone());
     }
 
     pub fn put_meta(&mut self, key: &str, value: &[u8]) {
@@ -504,24 +509,37 @@ impl StoredPicture {
     }
 
     /// The fragments of a row, if they are in memory.
-    fn cached(&self, of: RowsOf, row: &[u8]) -> Option<CachedFragments> {
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn cached(&self, of: RowsOf, row: &[u8]) -> Result<Option<CachedFragments>, Error> {
         let until = match (&self.snapshot, self.until) {
             (None, _) => None,
             (Some(_), Some(until)) => Some(until),
-            (Some(_), None) => return None,
+            (Some(_), None) => return Ok(None),
         };
         let rows = &self.store.rows;
-        let mut waited = Duration::ZERO;
+        let mut cached = rows.get(of, row, until);
         loop {
-            match rows.get(of, row, until) {
-                Cached::Row(found) => return Some(found),
-                // A commit takes microseconds, reading a row that is changed over and over from the files more than that.
-                Cached::Changing if waited < WIDE_ROW_WAIT => {
-                    std::thread::park_timeout(WIDE_ROW_LOOK);
-                    waited += WIDE_ROW_LOOK;
-                }
-                Cached::Changing | Cached::Nothing => return None,
+            let (fragments, written) = match cached {
+                Cached::Row(fragments) => return Ok(Some(fragments)),
+                Cached::Changing(fragments, written) => (fragments, written),
+                Cached::Nothing => return Ok(None),
+            };
+            // Whether others see what is being committed: all of it or nothing.
+            let now = self.opened.database.snapshot();
+            let is_visible = now.contains_key(&self.table.cells, &written[0].0);
+            if is_visible.map_err(failed)? {
+                let mut all = [&fragments[..], &written].concat();
+                all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+                all.dedup_by(|a, b| a.0 == b.0);
+                return Ok(Some(all.into()));
             }
+            // Not yet, as long as it is still being committed; afterwards a later change may have replaced it.
+            cached = match rows.get(of, row, until) {
+                Cached::Changing(_, still) if still[0].0 == written[0].0 => Cached::Row(fragments),
+                changed => changed,
+            };
         }
     }
 
@@ -538,7 +556,7 @@ impl StoredPicture {
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
         let of = table.rows(layout);
         let row = range.row().unwrap_or_default().to_vec();
-        if let Some(found) = self.cached(of, &row) {
+        if let Some(found) = self.cached(of, &row)? {
             return Ok((found, None));
         }
         let loading = store.rows.load(of, &row);

@@ -2,23 +2,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use busbar_event::Error;
 use fjall::Slice;
 use hashbrown::HashMap;
 
-use super::Wide;
 use super::cell::{DELETION_BYTES, Fragment};
 use super::keeper::WideKeeper;
 use super::layout::WideLayout;
 use super::read::{Stamp, damaged, has_expired};
 use super::store::{AllFragments, FoundFragment, WideStore};
-use crate::limits::{WIDE_SWEEP_COMMIT, WIDE_SWEEP_FRAGMENTS};
+use super::{Stamper, Wide, big_endian};
+use crate::limits::{WIDE_SWEEP_COMMIT, WIDE_SWEEP_FRAGMENTS, WIDE_SWEEP_PAUSE, WIDE_SWEEP_SLICE};
 
 /// When to sweep a table, and the end of a sweep that is under way.
 #[derive(Debug, Default)]
 pub(super) struct Sweeper {
-    /// Fragments written since the last sweep began.
+    /// Fragments written since the last whole sweep began.
     written: AtomicU64,
     state: Arc<SweepState>,
 }
@@ -27,8 +28,51 @@ pub(super) struct Sweeper {
 struct SweepState {
     is_running: AtomicBool,
     must_end: AtomicBool,
-    /// Fragments that the last sweep left.
+    /// Fragments that the last whole sweep left.
     left: AtomicU64,
+}
+
+/// What is kept of the last whole sweep, so that a start does not lead to another one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LastSweep {
+    /// The number of the table's last fragment when it began.
+    began_at: u64,
+    /// Fragments that it left.
+    left: u64,
+}
+
+impl LastSweep {
+    /// That of a table, if there was one.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn of(store: &WideStore, table: &str) -> Result<Self, Error> {
+        let kept = store.meta(&key(table))?.unwrap_or_default();
+        let mut numbers = kept.chunks_exact(8).map(big_endian);
+        Ok(Self {
+            began_at: numbers.next().unwrap_or(0),
+            left: numbers.next().unwrap_or(0),
+        })
+    }
+}
+
+/// Where it is kept.
+fn key(table: &str) -> String {
+    format!("w/{table}")
+}
+
+impl Sweeper {
+    /// For a table whose last fragment has this number.
+    pub fn new(last: LastSweep, number: u64) -> Self {
+        let state = SweepState {
+            left: AtomicU64::new(last.left),
+            ..SweepState::default()
+        };
+        Self {
+            written: AtomicU64::new(number.saturating_sub(last.began_at)),
+            state: Arc::new(state),
+        }
+    }
 }
 
 impl Drop for Sweeper {
@@ -59,7 +103,7 @@ impl Wide {
         let spawned = std::thread::Builder::new()
             .name("busbar-wide-sweep".to_owned())
             .spawn(move || {
-                match sweep(&store, &name, &layout, &state.must_end) {
+                match sweep(&store, &name, &layout, Some(&state.must_end)) {
                     Ok(left) => state.left.store(left, Ordering::Relaxed),
                     // The next one looks again.
                     Err(error) => tracing::warn!(table = name, %error, "wide table not swept"),
@@ -79,40 +123,49 @@ impl Wide {
         let WideKeeper::Own(store) = &self.keeper else {
             return Ok(0);
         };
-        let go_on = AtomicBool::new(false);
-        sweep(store, &self.name, &self.layout(), &go_on)
+        sweep(store, &self.name, &self.layout(), None)
     }
 }
 
 /// Removes dead fragments; how many are left. A fragment is dead for good: what hides it stays until it is removed, and
-/// later ones only hide more. So nothing is locked while it is looked for.
+/// later ones only hide more. So nothing is locked while it is looked for. One in the background, which can be told to end, leaves
+/// the processor to others most of the time.
 fn sweep(
     store: &WideStore,
     name: &str,
     layout: &WideLayout,
-    must_end: &AtomicBool,
+    must_end: Option<&AtomicBool>,
 ) -> Result<u64, Error> {
+    let began_at = Stamper::of(store, name)?.number;
     let mut sweep = Sweep {
         live: LiveRow::new(layout, store.clock().now_micros()),
         left: 0,
         dead: Vec::new(),
+        open: Vec::new(),
         deletions: Vec::new(),
     };
     let mut all = store.all(name)?;
     // The first fragment of a family of a row, until it is known whether others follow.
     let mut first: Option<FoundFragment> = None;
+    let (mut looked_at, mut slice) = (0_u64, Instant::now());
     while let Some(found) = all.next() {
         let found = found?;
+        looked_at += 1;
+        if let Some(must_end) = must_end.filter(|_| looked_at.is_multiple_of(WIDE_SWEEP_SLICE)) {
+            std::thread::park_timeout(slice.elapsed() * WIDE_SWEEP_PAUSE);
+            if must_end.load(Ordering::Relaxed) {
+                sweep.remove(store, name)?;
+                return Ok(sweep.left);
+            }
+            slice = Instant::now();
+        }
         let Some(value) = &found.value else {
             if let Some(alone) = first.replace(found) {
                 sweep.alone(alone, &all)?;
             }
             sweep.begin();
-            if sweep.dead.len() >= WIDE_SWEEP_COMMIT {
-                remove(store, name, layout, &mut sweep.dead)?;
-                if must_end.load(Ordering::Relaxed) {
-                    return Ok(sweep.left);
-                }
+            if sweep.dead.len() + sweep.deletions.len() >= WIDE_SWEEP_COMMIT {
+                sweep.remove(store, name)?;
             }
             continue;
         };
@@ -125,7 +178,11 @@ fn sweep(
         sweep.alone(alone, &all)?;
     }
     sweep.begin();
-    remove(store, name, layout, &mut sweep.dead)?;
+    sweep.remove(store, name)?;
+    let numbers = [began_at, sweep.left].map(u64::to_be_bytes);
+    let mut commit = store.begin(name)?;
+    commit.put_meta(&key(name), &numbers.concat());
+    store.remove(commit, layout)?;
     Ok(sweep.left)
 }
 
@@ -136,6 +193,8 @@ struct Sweep<'a> {
     left: u64,
     dead: Vec<Slice>,
     /// Deletions of the family of the row that is looked at. What they hide is removed with them.
+    open: Vec<Slice>,
+    /// Those of which all that they hide has been looked at.
     deletions: Vec<Slice>,
 }
 
@@ -143,7 +202,7 @@ impl Sweep<'_> {
     /// Goes on with another family or row.
     fn begin(&mut self) {
         self.live.begin();
-        self.dead.append(&mut self.deletions);
+        self.deletions.append(&mut self.open);
     }
 
     /// Looks at the only fragment of a family of a row. What it puts need not be known.
@@ -166,26 +225,25 @@ impl Sweep<'_> {
     fn take(&mut self, key: Slice, state: FragmentState) {
         match state {
             FragmentState::Live => self.left += 1,
-            FragmentState::Deletion => self.deletions.push(key),
+            FragmentState::Deletion => self.open.push(key),
             FragmentState::Dead => self.dead.push(key),
         }
     }
-}
 
-fn remove(
-    store: &WideStore,
-    name: &str,
-    layout: &WideLayout,
-    dead: &mut Vec<Slice>,
-) -> Result<(), Error> {
-    if dead.is_empty() {
-        return Ok(());
+    /// Removes what is dead.
+    fn remove(&mut self, store: &WideStore, name: &str) -> Result<(), Error> {
+        if self.dead.is_empty() && self.deletions.is_empty() {
+            return Ok(());
+        }
+        let mut commit = store.begin(name)?;
+        for key in self.dead.drain(..) {
+            commit.remove(&key);
+        }
+        for key in self.deletions.drain(..) {
+            commit.remove_deletion(&key);
+        }
+        store.remove(commit, self.live.layout)
     }
-    let mut commit = store.begin(name)?;
-    for key in dead.drain(..) {
-        commit.remove(&key);
-    }
-    store.remove(commit, layout)
 }
 
 /// Tells which fragments of a row can still be seen. It is shown them in the order of their keys.
@@ -288,5 +346,59 @@ impl<'a> LiveRow<'a> {
         } else {
             FragmentState::Dead
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use busbar_log::SystemClock;
+    use serde_json::json;
+
+    use super::super::{CellChange, CellValue, RowChange};
+    use super::*;
+    use crate::{TableSpec, Tables};
+
+    #[test]
+    fn a_start_is_no_reason_to_sweep_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || {
+            let spec = json!({
+                "wide": { "families": [{ "name": "f" }] },
+                "key": ["k"],
+                "columns": [{ "name": "k", "type": "int" }, { "name": "v", "type": "int" }],
+            });
+            let spec: TableSpec = serde_json::from_value(spec).unwrap();
+            let tables = Tables::open(folder.path(), Arc::new(SystemClock)).unwrap();
+            tables
+                .apply(&BTreeMap::from([("t".to_owned(), spec)]))
+                .unwrap();
+            tables.wide("t").unwrap()
+        };
+        let put = |table: &Wide, keys: std::ops::Range<i64>| {
+            let rows: Vec<_> = keys
+                .map(|key| RowChange {
+                    key: vec![CellValue::Int(key)],
+                    changes: vec![CellChange::Put("v".to_owned(), CellValue::Int(1))],
+                    ..RowChange::default()
+                })
+                .collect();
+            table.change(&rows).unwrap();
+        };
+        let due = |table: &Wide| {
+            let written = table.sweeper.written.load(Ordering::Relaxed);
+            (written, table.sweeper.state.left.load(Ordering::Relaxed))
+        };
+        let table = open();
+        put(&table, 0..10);
+        drop(table);
+        let table = open();
+        assert_eq!(due(&table), (10, 0), "it was never swept");
+        put(&table, 0..3);
+        assert_eq!(table.remove_dead().unwrap(), 10);
+        put(&table, 0..7);
+        drop(table);
+        assert_eq!(due(&open()), (7, 10));
     }
 }
