@@ -62,6 +62,8 @@ fn main() {
     let time = Duration::from_secs(seconds);
     if what == "load" {
         bench.measure(what, threads, time, None);
+        // As in a program that runs for long, which has looked for what is dead when so much was written.
+        bench.table.remove_dead().expect("the table is swept");
     } else {
         // What is in memory in a program that runs for long.
         bench.run_all(what, threads, time, None);

@@ -96,6 +96,9 @@ pub const WIDE_CACHE_BYTES: u64 = 128 << 20;
 /// Bytes of a fragment that is kept apart from the others.
 pub const WIDE_APART_BYTES: u32 = 512;
 
+/// Fragments of a row that a scan reads one after the other, before it looks for those that can be seen.
+pub const WIDE_SCAN_FRAGMENTS: usize = 64;
+
 /// Bytes of a row that is kept in memory.
 pub const WIDE_ROW_CACHED_BYTES_MAX: usize = 64 << 10;
 

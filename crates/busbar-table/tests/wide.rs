@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
 use busbar_log::ManualClock;
-use busbar_table::wide::{CellChange, CellValue, RowChange};
+use busbar_table::wide::{CellChange, CellScan, CellValue, RowChange};
 use busbar_table::{Table as _, Tables, Wide, Write};
 use cases::{SECOND, all, key, put, specs, wide_cases};
 use proptest::prelude::*;
@@ -290,6 +290,58 @@ fn who_reads_while_rows_are_written_sees_each_moment_whole() {
             reader.join().unwrap();
         }
     });
+}
+
+/// A scan does not read all fragments of a row that has many, and finds what reading the row alone finds.
+#[test]
+fn a_scan_goes_on_behind_rows_that_were_changed_over_and_over() {
+    let spec = r#"{
+        "wide": { "families": [{"name": "m", "versions": 3}, {"name": "note"}] },
+        "key": ["rig", "n"], "columns": [{"name": "rig", "type": "text"}, {"name": "n", "type": "int"}]}"#;
+    let mut bench = Bench::new(spec);
+    for (n, changes) in [(1, 1), (2, 500), (3, 1), (4, 300), (5, 200)] {
+        for at in 0..changes {
+            let v = put("r", n, &[("m.v", CellValue::Int(at))]);
+            let note = put(
+                "r",
+                n,
+                &[(["note.a", "note.b"][at as usize % 2], CellValue::Int(at))],
+            );
+            bench.table().change(&[v, note]).unwrap();
+            if (n, at) == (4, 290) {
+                let row = RowChange {
+                    key: key("r", 4),
+                    changes: vec![CellChange::DeleteRow],
+                    ..RowChange::default()
+                };
+                bench.table().change(&[row]).unwrap();
+            }
+        }
+    }
+    // With what writers have left in memory, without it, and with what the scan before has left there.
+    for round in 0..3 {
+        let table = bench.table();
+        for (from, to) in [(1, 6), (2, 3), (1, 2), (2, 5), (4, 5), (3, 6), (5, 6)] {
+            let keys: Vec<_> = (from..to).map(|n| key("r", n)).collect();
+            let scan = CellScan {
+                prefix: vec![CellValue::Text("r".into())],
+                from: vec![CellValue::Int(from)],
+                to: vec![CellValue::Int(to)],
+                select: all(5),
+                ..CellScan::default()
+            };
+            let scanned = table.scan_cells(&scan).unwrap().rows;
+            let rows = table.get(&keys, &all(5)).unwrap();
+            let rows: Vec<_> = rows.into_iter().map(Option::unwrap).collect();
+            assert_eq!(scanned, rows, "{from} to {to} in round {round}");
+            let versions = |row: &busbar_table::wide::RowCells| row.cells.len();
+            assert!(from > 2 || to < 3 || versions(&rows[(2 - from) as usize]) == 5);
+        }
+        drop(table);
+        if round == 0 {
+            bench = bench.restarted(spec);
+        }
+    }
 }
 
 /// A sweep reads the values of families with several fragments only, and finds what is dead in any case.

@@ -61,7 +61,7 @@ pub(super) fn find(table: &Wide, lookup: &Lookup<'_>, times: &[i64]) -> Result<F
         let key = values(same[0].2);
         let range = form.row(&key)?;
         let mut past = Past::new(same.iter().map(|(_, Reverse(time), _)| *time).collect());
-        let paused = Paused::new(picture.range(range, &layout, &wanted)?);
+        let paused = Paused::new(picture.row(range, &layout, &wanted)?);
         paused
             .resume(&layout, &wanted, now)
             .row(&mut row, &mut past)?;

@@ -156,7 +156,7 @@ impl Wide {
         let now = self.keeper.clock().now_micros();
         let (mut rows, mut bytes) = (Vec::with_capacity(keys.len()), 0);
         for key in keys {
-            let paused = Paused::new(picture.range(form.row(key)?, &layout, &asked.wanted)?);
+            let paused = Paused::new(picture.row(form.row(key)?, &layout, &asked.wanted)?);
             let mut reader = paused.resume(&layout, &asked.wanted, now);
             let (mut row, mut cells) = (Vec::new(), CellsOfRow::new(&layout));
             let is_there = reader.row(&mut row, &mut cells)?;
@@ -414,7 +414,8 @@ impl Wide {
         asked.wanted = asked.only_filters(layout);
         let range = form.row(&row.key)?;
         let now = self.keeper.clock().now_micros();
-        let paused = Paused::new(super::scan::open(self, range, layout, &asked.wanted)?);
+        let mut picture = self.keeper.picture(&self.name, 1)?;
+        let paused = Paused::new(picture.row(range, layout, &asked.wanted)?);
         let mut reader = paused.resume(layout, &asked.wanted, now);
         let mut cells = CellsOfRow::new(layout);
         reader.row(&mut Vec::new(), &mut cells)?;

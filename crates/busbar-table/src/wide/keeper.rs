@@ -11,6 +11,7 @@ use super::kept_rows::{FragmentEntry, KeptFragments};
 use super::key::KeyRange;
 use super::layout::WideLayout;
 use super::outside::{CellGuard, CellRead, CellRow, FamilyRead};
+use super::range_read::RangeRead;
 use super::read::{WantedCells, WantedFamily};
 use super::row_cache::CachedFragments;
 use super::store::{CellCommit, StoredPicture, Undurable, WideStore, failed};
@@ -47,8 +48,8 @@ pub(super) enum Picture {
 
 /// Fragments in the order of their keys.
 pub(super) enum Fragments {
-    /// Those of files.
-    Own(fjall::Iter),
+    /// Those of a range in files.
+    Own(Box<RangeRead>),
     /// Those of a row, and more of them in files.
     Row(CachedFragments, usize, Option<fjall::Iter>),
     Other(KeptFragments),
@@ -267,23 +268,43 @@ impl Picture {
         Ok(())
     }
 
-    /// The fragments in a range of keys, at least those of the cells that are wanted.
+    /// The fragments of the row that this is the range of, at least those of the cells that are wanted.
     ///
     /// # Errors
     /// As of [`super::outside::CellStore::get`].
-    pub fn range(
+    pub fn row(
         &mut self,
         range: KeyRange,
         layout: &WideLayout,
         wanted: &WantedCells,
     ) -> Result<Fragments, Error> {
         match self {
-            Self::Own(picture) if range.row().is_some() => {
+            Self::Own(picture) => {
                 let (found, more) = picture.row(range, layout)?;
                 Ok(Fragments::Row(found, 0, more))
             }
-            Self::Own(picture) => Ok(Fragments::Own(picture.range(range))),
             Self::Other(fetching) => fetching.range(&range, layout, wanted).map(Fragments::Other),
+        }
+    }
+
+    /// The fragments in a range of keys, at least those of the cells that are wanted.
+    ///
+    /// # Errors
+    /// As of [`super::outside::CellStore::get`].
+    pub fn range(
+        self,
+        range: KeyRange,
+        layout: &Arc<WideLayout>,
+        wanted: &WantedCells,
+    ) -> Result<Fragments, Error> {
+        match self {
+            Self::Own(picture) => {
+                let read = RangeRead::new(picture, range, layout);
+                Ok(Fragments::Own(Box::new(read)))
+            }
+            Self::Other(mut fetching) => {
+                fetching.range(&range, layout, wanted).map(Fragments::Other)
+            }
         }
     }
 }
@@ -336,10 +357,7 @@ impl Iterator for Fragments {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self {
-            Self::Own(fragments) => {
-                let guard = fragments.next()?;
-                Some(guard.into_inner().map_err(failed))
-            }
+            Self::Own(fragments) => fragments.next(),
             Self::Row(found, at, more) => match found.get(*at) {
                 Some(entry) => {
                     *at += 1;

@@ -94,16 +94,9 @@ impl KeyLayout {
     /// # Errors
     /// As [`KeyLayout::encode`].
     pub fn row(&self, values: &[CellValue]) -> Result<KeyRange, Error> {
-        let mut start = Vec::new();
-        self.encode(values, &mut start)?;
-        let mut end = start.clone();
-        // What follows the row in a fragment's key begins with the number of a family.
-        end.push(u8::MAX);
-        Ok(KeyRange {
-            start: Bound::Included(start),
-            end: Bound::Excluded(end),
-            is_row: true,
-        })
+        let mut row = Vec::new();
+        self.encode(values, &mut row)?;
+        Ok(KeyRange::of_row(row))
     }
 
     /// The range of keys that begin with these values.
@@ -187,6 +180,31 @@ pub(super) struct KeyRange {
 }
 
 impl KeyRange {
+    /// That of the fragments of one row.
+    pub fn of_row(row: Vec<u8>) -> Self {
+        let mut end = row.clone();
+        // What follows the row in a fragment's key begins with the number of a family.
+        end.push(u8::MAX);
+        Self {
+            start: Bound::Included(row),
+            end: Bound::Excluded(end),
+            is_row: true,
+        }
+    }
+
+    /// What is behind it, up to that end.
+    pub fn behind(&self, end: &Bound<Vec<u8>>) -> Self {
+        Self {
+            start: match &self.end {
+                Bound::Included(key) => Bound::Excluded(key.clone()),
+                Bound::Excluded(key) => Bound::Included(key.clone()),
+                Bound::Unbounded => Bound::Unbounded,
+            },
+            end: end.clone(),
+            is_row: false,
+        }
+    }
+
     /// The key of the one row that it is the range of.
     pub fn row(&self) -> Option<&[u8]> {
         match &self.start {

@@ -12,6 +12,7 @@ mod kept_rows;
 mod key;
 mod layout;
 mod outside;
+mod range_read;
 mod read;
 mod redo;
 mod row_cache;

@@ -83,7 +83,7 @@ pub(super) fn find(table: &Wide, lookup: &Lookup<'_>) -> Result<Found, Error> {
             continue;
         }
         let values = values(at);
-        let paused = Paused::new(picture.range(form.row(&values)?, &layout, &wanted)?);
+        let paused = Paused::new(picture.row(form.row(&values)?, &layout, &wanted)?);
         cells.begin();
         if paused
             .resume(&layout, &wanted, now)
@@ -127,7 +127,11 @@ pub(super) fn count(table: &Wide) -> Result<u64, Error> {
 ///
 /// # Errors
 /// `table.column-type` where a cell holds a number that no float holds.
-pub(super) fn check_widened(table: &Wide, layout: &WideLayout, next: &Schema) -> Result<(), Error> {
+pub(super) fn check_widened(
+    table: &Wide,
+    layout: &Arc<WideLayout>,
+    next: &Schema,
+) -> Result<(), Error> {
     /// Slots of the columns that hold a number that is too large.
     struct TooLarge(BTreeSet<usize>);
     impl TakeCells for TooLarge {
@@ -172,10 +176,11 @@ pub(super) fn check_widened(table: &Wide, layout: &WideLayout, next: &Schema) ->
 pub(super) fn open(
     table: &Wide,
     range: KeyRange,
-    layout: &WideLayout,
+    layout: &Arc<WideLayout>,
     wanted: &WantedCells,
 ) -> Result<Fragments, Error> {
-    let mut picture = table.keeper.picture(&table.name, 1)?;
+    // Of several rows.
+    let picture = table.keeper.picture(&table.name, 2)?;
     picture.range(range, layout, wanted)
 }
 
