@@ -3,9 +3,9 @@
 //! The table is in FOLDER, and CACHE megabytes of it are kept in memory. WHAT is `load`, which writes ROWS rows in batches of
 //! 1,000, or a workload `a` to `f`, which runs three times for SECONDS: to fill the memory, to be measured, and once more at
 //! half the rate that was measured. There operations begin at that rate, in whichever thread is free, and latencies count
-//! from when an operation should have begun. Rows have 10 fields of 100 bytes; distributions,
-//! mixes and keys are those of YCSB: a scrambled Zipfian with the constant 0.99, `latest` in workload d, scans of 1 to 100
-//! rows in workload e. A write returns when it is durable.
+//! from when an operation should have begun. Rows have 10 fields of 100 bytes; distributions, mixes and keys are those of
+//! YCSB: a scrambled Zipfian with the constant 0.99, `latest` in workload d, scans of 1 to 100 rows in workload e. A write
+//! returns when it is durable.
 //!
 //! Prints a JSON object for each measurement: operations a second, and in milliseconds p50, p99, p99.9 and the longest of
 //! reads, writes and scans.

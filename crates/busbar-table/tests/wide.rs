@@ -399,6 +399,43 @@ fn a_sweep_leaves_what_can_be_seen() {
     );
 }
 
+/// A deletion hides what is put with an earlier time until a sweep removes it, in memory as in the files.
+#[test]
+fn a_deletion_that_a_sweep_has_removed_hides_nothing() {
+    let spec = r#"{"wide": {}, "key": ["rig", "n"],
+        "columns": [{"name": "rig", "type": "text"}, {"name": "n", "type": "int"}]}"#;
+    let bench = Bench::new(spec);
+    let (table, start) = (bench.table(), bench.start);
+    let early = |column: &str| RowChange {
+        time: Some(start - SECOND),
+        ..put("r", 1, &[(column, CellValue::Int(1))])
+    };
+    let seen = |table: &Wide| {
+        let row = table.get(&[key("r", 1)], &all(1)).unwrap().pop().unwrap();
+        let cells = row.into_iter().flat_map(|row| row.cells);
+        cells.map(|cell| cell.qualifier).collect::<Vec<_>>()
+    };
+    let delete = RowChange {
+        key: key("r", 1),
+        changes: vec![CellChange::DeleteRow],
+        ..RowChange::default()
+    };
+    table.change(&[delete]).unwrap();
+    table
+        .change(&[put("r", 1, &[("v", CellValue::Int(1))])])
+        .unwrap();
+    table.change(&[early("before")]).unwrap();
+    assert_eq!(seen(&table), ["v"]);
+    table.remove_dead().unwrap();
+    assert_eq!(seen(&table), ["v"]);
+    table.change(&[early("after")]).unwrap();
+    let in_memory = seen(&table);
+    drop(table);
+    let in_files = seen(&bench.restarted(spec).table());
+    assert_eq!(in_memory, in_files);
+    assert_eq!(in_files, ["after", "v"]);
+}
+
 /// Rows that are kept in memory are deleted and live their time while others read and remove what nobody sees: whoever deleted a
 /// row, or knows that its time is over, does not see it again.
 #[test]

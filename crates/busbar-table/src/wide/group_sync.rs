@@ -37,13 +37,13 @@ pub(super) struct JournalFile {
 }
 
 impl GroupSync {
-    /// The number of a commit that has been made.
-    pub fn committed(&self) -> u64 {
+    /// Notes a commit that has been made; its number.
+    pub fn note_commit(&self) -> u64 {
         self.committed.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     /// The number of the last commit.
-    pub fn last(&self) -> u64 {
+    pub fn last_commit(&self) -> u64 {
         self.committed.load(Ordering::SeqCst)
     }
 
@@ -72,7 +72,7 @@ impl GroupSync {
         }
         synced.is_running = true;
         drop(synced);
-        let committed = self.last();
+        let committed = self.last_commit();
         let done = sync();
         let mut synced = self.synced.lock();
         synced.is_running = false;
@@ -143,7 +143,7 @@ mod tests {
             calls.fetch_add(1, Ordering::SeqCst);
             Ok::<_, ()>(())
         };
-        let first = group.committed();
+        let first = group.note_commit();
         std::thread::scope(|scope| {
             let group = &group;
             scope.spawn(move || {
@@ -157,7 +157,7 @@ mod tests {
             // They have committed since the call began: it does not count for them.
             let later: Vec<_> = (0..8)
                 .map(|_| {
-                    let number = group.committed();
+                    let number = group.note_commit();
                     scope.spawn(move || group.make_durable(number, call, || ()))
                 })
                 .collect();
@@ -175,9 +175,9 @@ mod tests {
     #[test]
     fn nothing_is_durable_after_a_call_that_failed() {
         let group = GroupSync::default();
-        let before = group.committed();
+        let before = group.note_commit();
         group.make_durable(before, || Ok(()), || "failed").unwrap();
-        let number = group.committed();
+        let number = group.note_commit();
         let done = group.make_durable(number, || Err("no room"), || "failed");
         assert_eq!(done, Err("no room"));
         // The system would say that it went well.

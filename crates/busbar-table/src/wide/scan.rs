@@ -179,7 +179,7 @@ pub(super) fn open(
     layout: &Arc<WideLayout>,
     wanted: &WantedCells,
 ) -> Result<Fragments, Error> {
-    // Of several rows.
+    // A range is several reads: which rows in memory are those of the picture has to be known.
     let picture = table.keeper.picture(&table.name, 2)?;
     picture.range(range, layout, wanted)
 }

@@ -365,7 +365,7 @@ impl WideStore {
             Err(_) => self.rows.abandon_change(of, &put),
         }
         table.changes.fetch_add(1, Ordering::SeqCst);
-        let number = opened.durable.committed();
+        let number = opened.durable.note_commit();
         self.settle(done)?;
         Ok(Undurable { opened, number })
     }
@@ -376,8 +376,9 @@ impl WideStore {
     /// What the disk says; then nothing has changed.
     pub(super) fn remove(&self, commit: CellCommit, layout: &WideLayout) -> Result<(), Error> {
         let done = commit.batch.commit();
-        // What is put with an earlier time counts again, as in the files. The others that are removed were hidden for good: a row
-        // in memory may keep them, and reading it again could mean to pass by all that were removed.
+        // Without the deletion, what is put with an earlier time can be seen: a row in memory must not have it longer than the
+        // files. The other fragments were hidden for good, so a row in memory may keep them; to read it from the files again
+        // could mean to read past tens of thousands that were removed.
         let keys = commit.deletions.iter().filter_map(|key| Stamp::of(key));
         for (row, _) in keys {
             self.rows.forget(commit.table.rows(layout), row);
@@ -400,7 +401,7 @@ impl WideStore {
     /// As of [`WideStore::sync`].
     pub(super) fn sync_all(&self) -> Result<(), Error> {
         let opened = self.opened()?;
-        let number = opened.durable.last();
+        let number = opened.durable.last_commit();
         self.settle(opened.make_durable(number))
     }
 

@@ -47,7 +47,7 @@ impl LastSweep {
     /// # Errors
     /// What the disk says.
     pub fn of(store: &WideStore, table: &str) -> Result<Self, Error> {
-        let kept = store.meta(&key(table))?.unwrap_or_default();
+        let kept = store.meta(&last_sweep_key(table))?.unwrap_or_default();
         let mut numbers = kept.chunks_exact(8).map(big_endian);
         Ok(Self {
             began_at: numbers.next().unwrap_or(0),
@@ -56,8 +56,8 @@ impl LastSweep {
     }
 }
 
-/// Where it is kept.
-fn key(table: &str) -> String {
+/// Where the last whole sweep of a table is noted.
+fn last_sweep_key(table: &str) -> String {
     format!("w/{table}")
 }
 
@@ -181,7 +181,7 @@ fn sweep(
     sweep.remove(store, name)?;
     let numbers = [began_at, sweep.left].map(u64::to_be_bytes);
     let mut commit = store.begin(name)?;
-    commit.put_meta(&key(name), &numbers.concat());
+    commit.put_meta(&last_sweep_key(name), &numbers.concat());
     store.remove(commit, layout)?;
     Ok(sweep.left)
 }
