@@ -96,6 +96,18 @@ pub const WIDE_CACHE_BYTES: u64 = 128 << 20;
 /// Bytes of a fragment that is kept apart from the others.
 pub const WIDE_APART_BYTES: u32 = 512;
 
+/// How often what was replaced in a wide table that is written to is looked for and given back.
+pub const WIDE_RELEASE_EVERY: Duration = Duration::from_millis(100);
+
+/// The priority of the thread that gives it back: the lowest one.
+pub const WIDE_RELEASE_NICE: i32 = 19;
+
+/// How long it is looked for after the last change.
+pub const WIDE_RELEASE_WATCH: Duration = Duration::from_secs(60);
+
+/// How often, after that, as long as something is left.
+pub const WIDE_RELEASE_REST: Duration = Duration::from_secs(10);
+
 /// Fragments of a row that a scan reads one after the other, before it looks for those that can be seen.
 pub const WIDE_SCAN_FRAGMENTS: usize = 64;
 
@@ -114,6 +126,9 @@ pub const WIDE_QUALIFIER_BYTES_MAX: usize = 1024;
 /// Bytes of a row key. The store's own bound is 65,535 with what it adds.
 pub const WIDE_KEY_BYTES_MAX: usize = 16 << 10;
 
+/// How long a reader of a row waits for another one who reads it from the files already.
+pub const WIDE_LOAD_WAIT: Duration = Duration::from_secs(1);
+
 /// Rows of a wide table above which they are counted at most once in [`WIDE_COUNT_EVERY`].
 pub const WIDE_COUNT_ROWS: u64 = 100_000;
 
@@ -127,10 +142,10 @@ pub const WIDE_SWEEP_FRAGMENTS: u64 = 100_000;
 pub const WIDE_SWEEP_SLICE: u64 = 1_024;
 
 /// How many times as long as a slice of it took it pauses.
-pub const WIDE_SWEEP_PAUSE: u32 = 2;
+pub const WIDE_SWEEP_PAUSE: u32 = 5;
 
 /// Fragments that a sweep removes by one commit.
-pub const WIDE_SWEEP_COMMIT: usize = 4096;
+pub const WIDE_SWEEP_COMMIT: usize = 256;
 
 /// Rows that one call reads or changes by their keys.
 pub const WIDE_CALL_ROWS_MAX: usize = 10_000;

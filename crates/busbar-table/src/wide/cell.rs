@@ -286,6 +286,22 @@ impl<'a> Fragment<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FragmentCells<'a>(&'a [u8]);
 
+impl FragmentCells<'_> {
+    /// Whether each qualifier is greater than the one before. False also for cells that cannot be read.
+    pub fn are_in_order(self) -> bool {
+        let mut before = None;
+        for cell in self {
+            let Ok((qualifier, _)) = cell else {
+                return false;
+            };
+            if before.replace(qualifier) >= Some(qualifier) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
 impl<'a> Iterator for FragmentCells<'a> {
     type Item = Result<(&'a [u8], StoredCell<'a>), Error>;
 
@@ -361,6 +377,23 @@ mod tests {
             any::<i64>().prop_map(|v| Some(CellValue::Time(v))),
             any::<Vec<u8>>().prop_map(|v| Some(CellValue::Binary(v))),
         ]
+    }
+
+    #[test]
+    fn a_fragment_with_a_cell_twice_is_not_in_order() {
+        let order = |qualifiers: &[&str]| {
+            let mut bytes = Vec::new();
+            let mut writer = FragmentWriter::new(&mut bytes);
+            qualifiers
+                .iter()
+                .for_each(|it| writer.int(it.as_bytes(), 1));
+            match Fragment::read(&bytes) {
+                Ok(Fragment::Put(cells)) => cells.are_in_order(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(order(&[]) && order(&["b"]) && order(&["a", "b", "bc"]));
+        assert!(!order(&["a", "a"]) && !order(&["a", "b", "a"]));
     }
 
     proptest! {

@@ -155,16 +155,18 @@ impl Wide {
         picture.expect(|| keys.iter().map(|key| row_key(form, key)).collect())?;
         let now = self.keeper.clock().now_micros();
         let (mut rows, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+        let mut cells = CellsOfRow::new(&layout);
+        let mut row = Vec::new();
         for key in keys {
             let paused = Paused::new(picture.row(form.row(key)?, &layout, &asked.wanted)?);
             let mut reader = paused.resume(&layout, &asked.wanted, now);
-            let (mut row, mut cells) = (Vec::new(), CellsOfRow::new(&layout));
             let is_there = reader.row(&mut row, &mut cells)?;
-            bytes += cells.bytes;
+            let (cells, size) = cells.take_row();
+            bytes += size;
             check_bytes(&self.name, bytes)?;
             rows.push(is_there.then(|| RowCells {
                 key: key.clone(),
-                cells: cells.finish(),
+                cells,
             }));
         }
         Ok(rows)
@@ -187,15 +189,14 @@ impl Wide {
         let mut reader = paused.resume(&layout, &asked.wanted, now);
         let mut scanned = CellScanned::default();
         let (mut row, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
+        let mut cells = CellsOfRow::new(&layout);
         while scanned.rows.len() < limit {
-            let mut cells = CellsOfRow::new(&layout);
             if !reader.row(&mut row, &mut cells)? {
                 return Ok(scanned);
             }
             looked_at += 1;
             let key = form.decode(&row).ok_or_else(damaged)?;
-            let size = cells.bytes;
-            let mut cells = cells.finish();
+            let (mut cells, size) = cells.take_row();
             let fits = asked.filters.iter().all(|filter| filter.fits(&cells));
             if fits {
                 bytes += size;
@@ -419,7 +420,7 @@ impl Wide {
         let mut reader = paused.resume(layout, &asked.wanted, now);
         let mut cells = CellsOfRow::new(layout);
         reader.row(&mut Vec::new(), &mut cells)?;
-        let cells = cells.finish();
+        let (cells, _) = cells.take_row();
         let fits = asked.filters.iter().all(|filter| filter.fits(&cells));
         let first = asked.filters.first().and_then(|filter| filter.cell(&cells));
         Ok((fits, first.map(|cell| cell.value.clone())))
@@ -743,7 +744,7 @@ fn compare(cell: &CellValue, compare: Compare, with: &CellValue) -> bool {
     })
 }
 
-/// Collects the cells of a row.
+/// Collects the cells of rows, one after another.
 struct CellsOfRow {
     families: Vec<Arc<str>>,
     cells: Vec<Cell>,
@@ -755,16 +756,18 @@ impl CellsOfRow {
         let families = layout.families.iter();
         Self {
             families: families.map(|family| family.name.as_str().into()).collect(),
-            cells: Vec::new(),
+            cells: Vec::with_capacity(16),
             bytes: 0,
         }
     }
 
-    fn finish(mut self) -> Vec<Cell> {
+    /// The cells of the row that was read, and their bytes. The next row can be read then, which probably has as many.
+    fn take_row(&mut self) -> (Vec<Cell>, usize) {
+        let next = Vec::with_capacity(self.cells.len());
+        let mut cells = std::mem::replace(&mut self.cells, next);
         // Versions come the newest first, and a stable sort leaves them so.
-        self.cells
-            .sort_by(|a, b| (&a.family, &a.qualifier).cmp(&(&b.family, &b.qualifier)));
-        self.cells
+        cells.sort_by(|a, b| (&a.family, &a.qualifier).cmp(&(&b.family, &b.qualifier)));
+        (cells, std::mem::take(&mut self.bytes))
     }
 }
 

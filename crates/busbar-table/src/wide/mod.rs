@@ -15,6 +15,7 @@ mod outside;
 mod range_read;
 mod read;
 mod redo;
+mod release;
 mod row_cache;
 mod scan;
 mod settle;

@@ -158,8 +158,11 @@ impl RowReader<'_> {
                     self.next = Some((key, value));
                     break;
                 }
+                self.next = self.fragments.next().transpose()?;
+                let next = self.next.as_ref().map(|(next, _)| Stamp::group(next));
+                let is_last = next != Some(Stamp::group(&key));
                 if let Some(family) = self.layout.family(stamp.family) {
-                    is_there |= self.fragment(family, stamp, &value, into)?;
+                    is_there |= self.fragment(family, stamp, is_last, &value, into)?;
                 }
             }
             if is_there {
@@ -176,11 +179,12 @@ impl RowReader<'_> {
         }
     }
 
-    /// Takes what is live of a fragment. True if it shows that the row is there.
+    /// Takes what is live of a fragment, the last one of its family or not. True if it shows that the row is there.
     fn fragment(
         &mut self,
         place: usize,
         stamp: Stamp,
+        is_last: bool,
         value: &[u8],
         into: &mut impl TakeCells,
     ) -> Result<bool, Error> {
@@ -198,6 +202,8 @@ impl RowReader<'_> {
         }
         let wanted = &self.wanted.families[place];
         let most = family.versions.min(self.wanted.versions);
+        // Then no cell comes twice, and nothing has to be known of those before.
+        let is_alone = std::mem::take(&mut merge.is_first) && is_last && cells.are_in_order();
         for cell in cells {
             let (qualifier, value) = cell?;
             let known = match wanted {
@@ -208,6 +214,12 @@ impl RowReader<'_> {
                     None => continue,
                 },
             };
+            if is_alone {
+                if !value.is_null() {
+                    into.take(place, known, qualifier, stamp.time, value);
+                }
+                continue;
+            }
             let versions = merge.versions(known, qualifier);
             if *versions >= most {
                 continue;
@@ -234,6 +246,8 @@ impl RowReader<'_> {
 /// What is known of a family while a row is read, the newest fragment first.
 #[derive(Debug, Default)]
 struct FamilyMerge {
+    /// No cells have been found yet.
+    is_first: bool,
     /// What follows is deleted or has expired.
     is_over: bool,
     /// Every cell that is wanted has been found.
@@ -248,8 +262,8 @@ struct FamilyMerge {
 
 impl FamilyMerge {
     fn begin(&mut self, wanted: &WantedFamily) {
+        self.is_first = true;
         self.is_over = false;
-        self.is_full = false;
         self.open = match wanted {
             WantedFamily::Some(known) => known.len(),
             _ => 0,

@@ -9,15 +9,16 @@
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use hashbrown::{DefaultHashBuilder, Equivalent, HashMap, HashTable};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::kept_rows::FragmentEntry;
 use super::layout::WideLayout;
 use super::read::Stamp;
 use super::sweep::{FragmentState, LiveRow};
-use crate::limits::{WIDE_ROW_CACHE_SHARDS, WIDE_ROW_CACHED_BYTES_MAX};
+use crate::limits::{WIDE_LOAD_WAIT, WIDE_ROW_CACHE_SHARDS, WIDE_ROW_CACHED_BYTES_MAX};
 
 /// What a row costs beside its fragments, in bytes.
 const ROW_BYTES: usize = 128;
@@ -26,7 +27,7 @@ const FRAGMENT_BYTES: usize = 96;
 
 /// Rows of all tables of a store.
 pub(super) struct RowCache {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[LockedShard]>,
     hasher: DefaultHashBuilder,
     /// How many reads of a row from the files have begun.
     loads: AtomicU64,
@@ -76,6 +77,13 @@ impl Equivalent<CachedRowId> for RowRef<'_> {
 }
 
 #[derive(Default)]
+struct LockedShard {
+    rows: Mutex<Shard>,
+    /// A row has been read from the files, or will not be.
+    loaded: Condvar,
+}
+
+#[derive(Default)]
 struct Shard {
     /// Places of `rows` by the hash of their ids.
     index: HashTable<usize>,
@@ -121,7 +129,7 @@ pub(super) struct Loading<'a> {
 impl RowCache {
     /// A cache of rows with at most so many bytes.
     pub fn new(bytes_max: usize) -> RowCache {
-        let shards = (0..WIDE_ROW_CACHE_SHARDS).map(|_| Mutex::default());
+        let shards = (0..WIDE_ROW_CACHE_SHARDS).map(|_| LockedShard::default());
         RowCache {
             shards: shards.collect(),
             hasher: DefaultHashBuilder::default(),
@@ -134,9 +142,13 @@ impl RowCache {
         self.hasher.hash_one((of, key))
     }
 
-    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+    fn locked(&self, hash: u64) -> &LockedShard {
         // The index goes by the low bits.
         &self.shards[(hash >> 48) as usize % self.shards.len()]
+    }
+
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        &self.locked(hash).rows
     }
 
     /// The row as it is now, or, with `until`, as it was after that change of the table and before any later one.
@@ -208,6 +220,18 @@ impl RowCache {
         })
     }
 
+    /// Waits until nobody reads a row from the files any more, at most [`WIDE_LOAD_WAIT`].
+    pub fn wait(&self, of: RowsOf, key: &[u8]) {
+        let until = Instant::now() + WIDE_LOAD_WAIT;
+        let locked = self.locked(self.hash(of, key));
+        let mut shard = locked.rows.lock();
+        while shard.loading.contains_key(&RowRef { of, key }) {
+            if locked.loaded.wait_until(&mut shard, until).timed_out() {
+                return;
+            }
+        }
+    }
+
     /// Takes what a change has written, which is over then.
     pub fn end_change(
         &self,
@@ -237,11 +261,12 @@ impl RowCache {
             let mut fragments = Vec::with_capacity(row.fragments.len() + same.len());
             fragments.extend(row.fragments.iter().cloned());
             fragments.extend(same.iter().cloned());
+            let is_used = row.is_used;
             let row = WideCachedRow::new(row.id, fragments, row.pruned, changed, layout, now);
             match row {
                 Some(row) => {
                     shard.bytes += row.bytes;
-                    shard.rows[place] = Some(row);
+                    shard.rows[place] = Some(WideCachedRow { is_used, ..row });
                 }
                 None => shard.remove_from_index(hash, place),
             }
@@ -259,12 +284,15 @@ impl RowCache {
             shard.drop_row(hash, place);
         }
         shard.loading.remove(&RowRef { of, key });
+        drop(shard);
+        self.locked(hash).loaded.notify_all();
     }
 
     /// Lets go of everything, also of what is being read.
     pub fn clear(&self) {
         for shard in &self.shards {
-            *shard.lock() = Shard::default();
+            *shard.rows.lock() = Shard::default();
+            shard.loaded.notify_all();
         }
     }
 }
@@ -280,11 +308,14 @@ impl Loading<'_> {
         now: i64,
     ) {
         self.is_over = true;
-        let mut shard = self.cache.shard(self.hash).lock();
+        let locked = self.cache.locked(self.hash);
+        let mut shard = locked.rows.lock();
         // It was let go of meanwhile.
         let Some(loaded) = shard.end_load(&self.id, self.load) else {
             return;
         };
+        // Those who wait look at the row once the lock is free.
+        locked.loaded.notify_all();
         let pruned = fragments.len();
         let mut fragments = fragments.to_vec();
         fragments.extend(loaded.written);
@@ -300,8 +331,9 @@ impl Loading<'_> {
 impl Drop for Loading<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            let mut shard = self.cache.shard(self.hash).lock();
-            shard.end_load(&self.id, self.load);
+            let locked = self.cache.locked(self.hash);
+            locked.rows.lock().end_load(&self.id, self.load);
+            locked.loaded.notify_all();
         }
     }
 }
@@ -514,6 +546,24 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_a_row_that_somebody_reads_finds_it() {
+        let cache = RowCache::new(CACHE_BYTES);
+        let loading = cache.load(OF, b"a").unwrap();
+        let given_up = cache.load(OF, b"b").unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                cache.wait(OF, b"a");
+                cache.wait(OF, b"b");
+                cache.wait(OF, b"nobody reads it");
+                (has(&cache, "a"), has(&cache, "b"))
+            });
+            loading.keep(&[fragment("a", 1, 10)], 2, &WideLayout::plain(), 9);
+            drop(given_up);
+            assert_eq!(waiting.join().unwrap(), (true, false));
+        });
+    }
+
+    #[test]
     fn rows_are_kept_within_the_bound_and_those_that_are_read_longest() {
         let cache = RowCache::new(CACHE_BYTES);
         let bytes = WIDE_ROW_CACHED_BYTES_MAX / 2;
@@ -521,9 +571,13 @@ mod tests {
         let rows = 3 * CACHE_BYTES / bytes;
         for row in 0..rows {
             assert!(has(&cache, "often"), "{row}");
+            // A change does not make it one that is not read.
+            let change = [fragment("often", row as u64 + 2, 10)];
+            cache.end_change(OF, &change, 4, &WideLayout::plain(), 9);
             keep(&cache, &format!("{row}"), bytes);
         }
-        let kept: usize = cache.shards.iter().map(|shard| shard.lock().bytes).sum();
+        let kept = cache.shards.iter().map(|shard| shard.rows.lock().bytes);
+        let kept: usize = kept.sum();
         assert!(kept <= CACHE_BYTES && kept > CACHE_BYTES / 2, "{kept}");
         let counted = (0..rows)
             .filter(|row| has(&cache, &format!("{row}")))

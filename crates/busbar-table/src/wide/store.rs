@@ -23,6 +23,7 @@ use super::kept_rows::FragmentEntry;
 use super::key::KeyRange;
 use super::layout::WideLayout;
 use super::read::{Stamp, damaged};
+use super::release::Releases;
 use super::row_cache::{Cached, CachedFragments, RowCache, RowsOf};
 use super::sweep::{FragmentState, LiveRow};
 use crate::limits::{
@@ -60,6 +61,8 @@ pub(crate) struct WideStore {
 }
 
 struct Opened {
+    /// Before the database: it holds parts of it.
+    releases: Releases,
     database: Database,
     meta: Keyspace,
     tables: RwLock<HashMap<String, Arc<StoredTable>>>,
@@ -197,6 +200,7 @@ impl WideStore {
         let meta = database.keyspace(META, KeyspaceCreateOptions::default);
         let meta = meta.map_err(failed)?;
         Ok(Opened {
+            releases: Releases::default(),
             database,
             meta,
             tables: RwLock::default(),
@@ -216,6 +220,7 @@ impl WideStore {
         let mut tables = opened.tables.write();
         let number = self.numbered.fetch_add(1, Ordering::Relaxed);
         let made = tables.entry(table.to_owned()).or_insert_with(|| {
+            opened.releases.add(&cells);
             let changes = AtomicU64::new(0);
             Arc::new(StoredTable {
                 number,
@@ -365,6 +370,7 @@ impl WideStore {
             Err(_) => self.rows.abandon_change(of, &put),
         }
         table.changes.fetch_add(1, Ordering::SeqCst);
+        opened.releases.note_write();
         let number = opened.durable.note_commit();
         self.settle(done)?;
         Ok(Undurable { opened, number })
@@ -557,10 +563,19 @@ impl StoredPicture {
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
         let of = table.rows(layout);
         let row = range.row().unwrap_or_default().to_vec();
-        if let Some(found) = self.cached(of, &row)? {
-            return Ok((found, None));
-        }
-        let loading = store.rows.load(of, &row);
+        let mut has_waited = false;
+        let loading = loop {
+            if let Some(found) = self.cached(of, &row)? {
+                return Ok((found, None));
+            }
+            let loading = store.rows.load(of, &row);
+            if loading.is_some() || has_waited {
+                break loading;
+            }
+            // A popular row may have tens of thousands of fragments: it is enough if one reads them.
+            store.rows.wait(of, &row);
+            has_waited = true;
+        };
         // A picture that was taken before must not lack what has been written until now; what is written from now on is taken.
         let changes = table.changes.load(Ordering::SeqCst);
         let is_now = self.snapshot.is_none() || self.until == Some(changes);

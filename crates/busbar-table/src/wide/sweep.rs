@@ -164,15 +164,15 @@ fn sweep(
                 sweep.alone(alone, &all)?;
             }
             sweep.begin();
-            if sweep.dead.len() + sweep.deletions.len() >= WIDE_SWEEP_COMMIT {
-                sweep.remove(store, name)?;
-            }
+            sweep.remove_many(store, name)?;
             continue;
         };
         if let Some(first) = first.take() {
             sweep.look(first.key.clone(), &all.value(&first.key)?)?;
         }
         sweep.look(found.key.clone(), value)?;
+        // A popular row may have tens of thousands: writers wait for as long as a commit takes.
+        sweep.remove_many(store, name)?;
     }
     if let Some(alone) = first {
         sweep.alone(alone, &all)?;
@@ -227,6 +227,14 @@ impl Sweep<'_> {
             FragmentState::Live => self.left += 1,
             FragmentState::Deletion => self.open.push(key),
             FragmentState::Dead => self.dead.push(key),
+        }
+    }
+
+    /// Removes what is dead if that is enough for a commit.
+    fn remove_many(&mut self, store: &WideStore, name: &str) -> Result<(), Error> {
+        match self.dead.len() + self.deletions.len() >= WIDE_SWEEP_COMMIT {
+            true => self.remove(store, name),
+            false => Ok(()),
         }
     }
 

@@ -139,7 +139,12 @@ pub(super) fn rows(
             for (qualifier, column) in known {
                 column.write(qualifier, row, &mut fragment);
             }
-            for cell in free {
+            // What its own column says of a cell is taken.
+            let is_known = |cell: &&FreeCell| {
+                let mut known = known.iter();
+                known.any(|(qualifier, _)| *qualifier == cell.qualifier.as_bytes())
+            };
+            for cell in free.filter(|cell| !is_known(cell)) {
                 match &cell.value {
                     Some(value) => fragment.value(cell.qualifier.as_bytes(), value),
                     None => fragment.null(cell.qualifier.as_bytes()),

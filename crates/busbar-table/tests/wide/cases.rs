@@ -442,6 +442,21 @@ pub fn objects_of_free_families_become_cells_and_come_back() {
     let object: serde_json::Value = serde_json::from_str(object.value(0)).unwrap();
     assert_eq!(object, serde_json::json!({"list": [1, 2], "x": 1.5}));
     assert_eq!(batch.num_rows(), 2, "a row without cells is a row");
+    // A cell that comes in its column and in the object.
+    let twice = RecordBatch::try_from_iter([
+        ("rig", Arc::new(StringArray::from(vec!["a"])) as ArrayRef),
+        ("n", Arc::new(Int64Array::from(vec![9]))),
+        ("note.by", Arc::new(StringArray::from(vec!["wu"]))),
+        (
+            "note",
+            Arc::new(StringArray::from(vec![r#"{"by": "li", "y": 1}"#])),
+        ),
+    ]);
+    table.apply(&twice.unwrap(), None).unwrap();
+    assert_eq!(
+        shown(row(&table, "a", 9, &all(1))),
+        [r#"note.by="wu""#, "note.y=1"]
+    );
 }
 
 pub fn a_column_of_the_row_stamps_its_cells() {

@@ -1,0 +1,249 @@
+//! Gives back what fjall has replaced, outside of its locks.
+//!
+//! fjall lets go of a memtable that is in files by now, and of files that were merged, with a lock held that all readers and
+//! writers of the table need. Giving back the many small pieces of a memtable takes a tenth of a second, and removing files
+//! takes as long on some file systems. So one more reference is held to each of them until it is the last one, and is given up
+//! by a thread that holds no lock.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use fjall::{AbstractTree as _, Keyspace};
+use parking_lot::Mutex;
+
+use crate::limits::{WIDE_RELEASE_EVERY, WIDE_RELEASE_NICE, WIDE_RELEASE_REST, WIDE_RELEASE_WATCH};
+
+/// What tables of a database have replaced.
+#[derive(Default)]
+pub(super) struct Releases {
+    state: Arc<ReleaseState>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct ReleaseState {
+    /// The tables that are not held yet.
+    added: Mutex<Vec<Keyspace>>,
+    /// The thread looks again when it is woken.
+    is_resting: AtomicBool,
+    must_end: AtomicBool,
+}
+
+/// One more reference to what a table is and was.
+struct HeldTable {
+    keyspace: Keyspace,
+    /// The memtable that is written to comes last.
+    memtables: Vec<(u64, Box<dyn Held>)>,
+    /// The files of the table as they are come last.
+    versions: Vec<HeldVersion>,
+}
+
+/// The files of a table as they were.
+struct HeldVersion {
+    number: u64,
+    /// What fjall removes before it lets go of them.
+    note: PathBuf,
+    is_let_go: bool,
+    _files: Box<dyn Send>,
+}
+
+/// A reference.
+trait Held: Send {
+    /// Whether nobody else has one.
+    fn is_last(&self) -> bool;
+}
+
+impl<T: Send + Sync> Held for Arc<T> {
+    fn is_last(&self) -> bool {
+        Arc::strong_count(self) == 1
+    }
+}
+
+impl Releases {
+    /// Holds what this table is from now on.
+    pub fn add(&self, table: &Keyspace) {
+        self.state.added.lock().push(table.clone());
+        let mut thread = self.thread.lock();
+        if thread.is_none() {
+            let state = Arc::clone(&self.state);
+            let spawned = std::thread::Builder::new()
+                .name("busbar-wide-release".to_owned())
+                .spawn(move || state.run());
+            // Without the thread fjall gives everything back itself.
+            *thread = spawned.ok();
+        }
+        drop(thread);
+        self.wake();
+    }
+
+    /// Notes that something was written: it may lead to what is replaced.
+    pub fn note_write(&self) {
+        if self.state.is_resting.load(Ordering::Relaxed) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        self.state.is_resting.store(false, Ordering::SeqCst);
+        if let Some(thread) = &*self.thread.lock() {
+            thread.thread().unpark();
+        }
+    }
+}
+
+impl Drop for Releases {
+    fn drop(&mut self) {
+        self.state.must_end.store(true, Ordering::SeqCst);
+        let thread = self.thread.get_mut().take();
+        if let Some(thread) = thread {
+            thread.thread().unpark();
+            // It ends only where it panics, which is told elsewhere.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl ReleaseState {
+    fn run(&self) {
+        give_way();
+        let mut tables: Vec<HeldTable> = Vec::new();
+        let mut watched_until = Instant::now() + WIDE_RELEASE_WATCH;
+        loop {
+            let added = std::mem::take(&mut *self.added.lock());
+            tables.extend(added.into_iter().map(HeldTable::new));
+            let mut holds = false;
+            for table in &mut tables {
+                if table.look() {
+                    watched_until = Instant::now() + WIDE_RELEASE_WATCH;
+                }
+                holds |= table.holds();
+            }
+            if Instant::now() < watched_until {
+                std::thread::park_timeout(WIDE_RELEASE_EVERY);
+            } else {
+                self.is_resting.store(true, Ordering::SeqCst);
+                match holds {
+                    true => std::thread::park_timeout(WIDE_RELEASE_REST),
+                    false => std::thread::park(),
+                }
+                if !self.is_resting.swap(false, Ordering::SeqCst) {
+                    watched_until = Instant::now() + WIDE_RELEASE_WATCH;
+                }
+            }
+            if self.must_end.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+}
+
+impl HeldTable {
+    fn new(keyspace: Keyspace) -> Self {
+        Self {
+            keyspace,
+            memtables: Vec::new(),
+            versions: Vec::new(),
+        }
+    }
+
+    /// Holds what the table is now, and gives up what nobody else has any more. True where the table has changed.
+    fn look(&mut self) -> bool {
+        let mut changed = false;
+        let memtable = self.keyspace.tree.active_memtable();
+        let number = memtable.id();
+        if self.memtables.last().is_none_or(|last| last.0 != number) {
+            self.memtables.push((number, Box::new(memtable)));
+            changed = true;
+        }
+        let files = self.keyspace.tree.current_version();
+        let number = files.id();
+        if self
+            .versions
+            .last()
+            .is_none_or(|last| last.number != number)
+        {
+            self.versions.push(HeldVersion {
+                number,
+                note: self.keyspace.path().join(format!("v{number}")),
+                is_let_go: false,
+                _files: Box::new(files),
+            });
+            changed = true;
+        }
+        self.memtables.retain(|(_, memtable)| !memtable.is_last());
+        let newest = self.versions.len() - 1;
+        let mut at = 0;
+        self.versions.retain_mut(|version| {
+            at += 1;
+            // The note is removed a moment before.
+            let was_let_go = version.is_let_go;
+            version.is_let_go = at <= newest && !version.note.exists();
+            !was_let_go
+        });
+        changed
+    }
+
+    /// Whether it holds anything that the table is not any more.
+    fn holds(&self) -> bool {
+        self.memtables.len() + self.versions.len() > 2
+    }
+}
+
+/// Lets this thread have what others leave of the processor. Nobody waits for it: it holds no lock.
+fn give_way() {
+    // SAFETY: the call takes no pointers. On Linux it is about the calling thread alone.
+    let refused = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, WIDE_RELEASE_NICE) } != 0;
+    if refused {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "the thread has the priority of others");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fjall::{Database, KeyspaceCreateOptions};
+
+    use super::*;
+
+    #[test]
+    fn what_is_replaced_is_given_back_here_once_fjall_has_let_go_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::builder(folder.path()).open().unwrap();
+        let table = database
+            .keyspace("t", KeyspaceCreateOptions::default)
+            .unwrap();
+        let mut held = HeldTable::new(table.clone());
+        assert!(held.look(), "it is new");
+        assert!(!held.look() && !held.holds(), "nothing was replaced");
+        let (mut memtables, mut versions) = (0, 0);
+        for round in 0..20_u8 {
+            table.insert([round], [round]).unwrap();
+            assert!(table.rotate_memtable().unwrap());
+            while table.sealed_memtable_count() > 0 {
+                std::thread::yield_now();
+            }
+            table.major_compact().unwrap();
+            memtables += held.memtables.iter().filter(|it| it.1.is_last()).count();
+            versions += held.versions.iter().filter(|it| it.is_let_go).count();
+            assert!(held.look(), "memtable and files are others");
+        }
+        assert!(memtables > 15 && versions > 15, "{memtables} {versions}");
+        assert!(held.memtables.len() < 5 && held.versions.len() < 5);
+        let files = std::fs::read_dir(table.path().join("tables")).unwrap();
+        assert!(files.count() < 10, "files are removed");
+    }
+
+    #[test]
+    fn a_database_whose_parts_are_held_can_be_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let database = Database::builder(folder.path()).open().unwrap();
+            let releases = Releases::default();
+            let table = database.keyspace("t", KeyspaceCreateOptions::default);
+            releases.add(&table.unwrap());
+            releases.note_write();
+        }
+    }
+}
