@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures wide tables with the workloads of YCSB, beside HBase on the same machine in the same run:
 
-    scripts/bench_wide.py YCSB [--rows N] [--hbase-rows N] [--threads N] [--seconds N] [--cache MB] [--folder DIR] [WHAT ...]
+    scripts/bench_wide.py YCSB [--rows N] [--threads N] [--seconds N] [--cache MB] [--folder DIR] [WHAT ...]
 
 YCSB is the example of that name (cargo build --release -p busbar-table --example ycsb). WHAT is load, a to f (each also at half the
 rate that it reached, for latencies) and hbase (the same on HBase with its own client, without latencies at half its rate); all when
@@ -14,6 +14,7 @@ processor are those of clients and servers together.
 import argparse
 import json
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -27,6 +28,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "busbar
 HBASE = CACHE / "hbase-2.6.1"
 WORKLOADS = "abcdef"
 START = 120
+REST = 600
 
 
 def processor_seconds(group):
@@ -84,6 +86,15 @@ class HbaseServer:
         report["processor_seconds"] += processor_seconds(self.process.pid) - before
         return report
 
+    def rest(self):
+        """Waits until nothing is merged any more of what was loaded."""
+        end, used = time.monotonic() + REST, processor_seconds(self.process.pid)
+        while time.monotonic() < end:
+            time.sleep(5)
+            before, used = used, processor_seconds(self.process.pid)
+            if used - before < 0.5:
+                return
+
     def end(self):
         os.killpg(self.process.pid, 15)
         self.process.wait()
@@ -93,7 +104,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ycsb", type=Path)
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--hbase-rows", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--cache", type=int, default=1_600)
@@ -109,12 +119,16 @@ def main():
                 threads = 2 if workload == "load" else args.threads
                 for report in run(args.ycsb, folder / "tables", args.rows, workload, threads, args.seconds, args.cache):
                     shown("busbar", report)
+        if not args.folder:
+            # HBase keeps several copies of what was loaded for some minutes.
+            shutil.rmtree(folder / "tables", ignore_errors=True)
         if "hbase" in what:
             server = HbaseServer(f"{made}/hbase")
             try:
-                shown("hbase", server.native(args.hbase_rows, "load", 4, 0))
+                shown("hbase", server.native(args.rows, "load", 4, 0))
+                server.rest()
                 for workload in WORKLOADS:
-                    shown("hbase", server.native(args.hbase_rows, workload, args.threads, args.seconds))
+                    shown("hbase", server.native(args.rows, workload, args.threads, args.seconds))
             finally:
                 server.end()
 
