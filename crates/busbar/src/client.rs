@@ -92,11 +92,10 @@ impl NodeArgs {
     /// The node's address, without a slash at the end.
     pub fn url(&self) -> String {
         if let Some(url) = &self.node {
-            let url = url.trim_end_matches('/');
-            return if url.contains("://") {
-                url.to_owned()
-            } else {
-                format!("http://{url}")
+            let address = url.trim_end_matches('/');
+            return match url.contains("://") {
+                true => address.to_owned(),
+                false => format!("http://{address}"),
             };
         }
         // The same setting that tells a node where to listen tells its commands where to ask.
@@ -240,12 +239,14 @@ impl NodeArgs {
     /// The address of a path of the node.
     fn place(&self, path: &str) -> Result<ureq::http::Uri, Failure> {
         let url = self.url();
-        format!("{url}{path}")
+        let bad = || Error::new(Class::Configuration, "cli.bad-address").with("node", &url);
+        let place: ureq::http::Uri = format!("{url}{path}")
             .parse()
-            .map_err(|why: ureq::http::uri::InvalidUri| {
-                let error = Error::new(Class::Configuration, "cli.bad-address").with("node", &url);
-                Failure::new(exit::USAGE, error.caused_by(why))
-            })
+            .map_err(|why| Failure::new(exit::USAGE, bad().caused_by(why)))?;
+        match place.scheme_str() {
+            Some("http" | "https") => Ok(place),
+            _ => Err(Failure::new(exit::USAGE, bad())),
+        }
     }
 
     fn agent(&self) -> Result<ureq::Agent, Failure> {

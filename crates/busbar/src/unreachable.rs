@@ -13,9 +13,6 @@ pub fn explain(why: ureq::Error, node: &str, ca: Option<&Path>) -> Error {
     }
     let error = |code| Error::new(Class::Transient, code).with("node", node);
     match why {
-        ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-            Error::new(Class::Configuration, "cli.node-address").with("node", node)
-        }
         ureq::Error::HostNotFound => error("cli.host-unknown"),
         ureq::Error::Timeout(_) => error("cli.node-slow"),
         // An answer that is not HTTP: most likely the port speaks TLS.

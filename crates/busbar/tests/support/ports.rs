@@ -2,7 +2,6 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::ops::Range;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -12,6 +11,8 @@ use std::sync::Mutex;
 /// that browsers refuse.
 const PORTS: Range<u16> = 12_000..32_000;
 const TRIES_MAX: usize = 1_000;
+/// The state of a socket of TCP that listens.
+const LISTENS: &str = "0A";
 
 /// A port on loopback where nothing listens, for TCP and UDP. It stays this process's until the process ends: the
 /// kernel gives it to nobody by itself, and the other tests, also those in Python, see it claimed.
@@ -40,7 +41,22 @@ pub fn free_ports(count: u16) -> u16 {
 fn claim(port: u16) -> Option<UnixListener> {
     let name = SocketAddr::from_abstract_name(format!("busbar-test-port-{port}"));
     let claim = UnixListener::bind_addr(&name.expect("a short name")).ok()?;
-    let address = (Ipv4Addr::LOCALHOST, port);
-    let free = TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok();
-    free.then_some(claim)
+    let used = ["tcp", "tcp6", "udp", "udp6"]
+        .iter()
+        .any(|kind| is_used(kind, port));
+    (!used).then_some(claim)
+}
+
+/// Whether a socket listens at a port of this machine. Nothing is bound to find out: a process that another thread starts at
+/// that moment would have the socket, too, until it runs its own program.
+fn is_used(kind: &str, port: u16) -> bool {
+    // Without that protocol there is no such file.
+    let sockets = std::fs::read_to_string(format!("/proc/net/{kind}")).unwrap_or_default();
+    sockets.lines().skip(1).any(|socket| {
+        let mut fields = socket.split_whitespace().skip(1);
+        let (local, state) = (fields.next().unwrap_or_default(), fields.nth(1));
+        let its = local.rsplit_once(':').map(|(_, port)| port);
+        let its = its.and_then(|its| u16::from_str_radix(its, 16).ok());
+        its == Some(port) && (kind.starts_with("udp") || state == Some(LISTENS))
+    })
 }
