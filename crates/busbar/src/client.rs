@@ -239,14 +239,13 @@ impl NodeArgs {
     /// The address of a path of the node.
     fn place(&self, path: &str) -> Result<ureq::http::Uri, Failure> {
         let url = self.url();
-        let bad = || Error::new(Class::Configuration, "cli.bad-address").with("node", &url);
-        let place: ureq::http::Uri = format!("{url}{path}")
-            .parse()
-            .map_err(|why| Failure::new(exit::USAGE, bad().caused_by(why)))?;
-        match place.scheme_str() {
-            Some("http" | "https") => Ok(place),
-            _ => Err(Failure::new(exit::USAGE, bad())),
-        }
+        let place = format!("{url}{path}").parse::<ureq::http::Uri>().ok();
+        let place = place.filter(|place| matches!(place.scheme_str(), Some("http" | "https")));
+        place.ok_or_else(|| {
+            let given = self.node.as_deref().unwrap_or(&url);
+            let error = Error::new(Class::Configuration, "cli.bad-address").with("node", given);
+            Failure::new(exit::USAGE, error)
+        })
     }
 
     fn agent(&self) -> Result<ureq::Agent, Failure> {

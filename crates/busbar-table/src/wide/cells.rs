@@ -749,6 +749,8 @@ struct CellsOfRow {
     families: Vec<Arc<str>>,
     cells: Vec<Cell>,
     bytes: usize,
+    /// How many cells there is room for when the first one of a row comes: as many as the row before had.
+    room: usize,
 }
 
 impl CellsOfRow {
@@ -756,15 +758,16 @@ impl CellsOfRow {
         let families = layout.families.iter();
         Self {
             families: families.map(|family| family.name.as_str().into()).collect(),
-            cells: Vec::with_capacity(16),
+            cells: Vec::new(),
             bytes: 0,
+            room: 16,
         }
     }
 
-    /// The cells of the row that was read, and their bytes. The next row can be read then, which probably has as many.
+    /// The cells of the row that was read, and their bytes. The next row can be read then.
     fn take_row(&mut self) -> (Vec<Cell>, usize) {
-        let next = Vec::with_capacity(self.cells.len());
-        let mut cells = std::mem::replace(&mut self.cells, next);
+        let mut cells = std::mem::take(&mut self.cells);
+        self.room = cells.len();
         // Versions come the newest first, and a stable sort leaves them so.
         cells.sort_by(|a, b| (&a.family, &a.qualifier).cmp(&(&b.family, &b.qualifier)));
         (cells, std::mem::take(&mut self.bytes))
@@ -781,6 +784,9 @@ impl TakeCells for CellsOfRow {
         value: StoredCell<'_>,
     ) {
         if let Some(value) = value.value() {
+            if self.cells.is_empty() {
+                self.cells.reserve(self.room);
+            }
             self.bytes += qualifier.len() + value.bytes() + size_of::<Cell>();
             self.cells.push(Cell {
                 family: Arc::clone(&self.families[family]),

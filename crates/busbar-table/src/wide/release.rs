@@ -220,10 +220,7 @@ mod tests {
         let (mut memtables, mut versions) = (0, 0);
         for round in 0..20_u8 {
             table.insert([round], [round]).unwrap();
-            assert!(table.rotate_memtable().unwrap());
-            while table.sealed_memtable_count() > 0 {
-                std::thread::yield_now();
-            }
+            table.rotate_memtable_and_wait().unwrap();
             table.major_compact().unwrap();
             memtables += held.memtables.iter().filter(|it| it.1.is_last()).count();
             versions += held.versions.iter().filter(|it| it.is_let_go).count();
