@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use busbar_event::Class;
 
-use crate::postgres_changes::{STREAM, apply, events, running, stopped};
+use crate::postgres_changes::{apply, events, running, stopped};
 use crate::servers::{DatabaseServer, mongodb, mongodb_set, own_mongodb_set};
 use crate::world::{Event, World, eventually};
 
@@ -270,52 +270,6 @@ fn a_collection_that_is_dropped_and_filled_before_its_chunk_comes_whole() {
         let before = &words[asked + 1..emptied];
         assert!(!before.is_empty() && before.iter().all(|word| word == "read"));
     }
-}
-
-/// A change that was appended before the kill, and whose position was not kept, is left out when it comes again: the document of a
-/// chunk must not be left out for it.
-#[test]
-fn a_document_whose_change_streams_hold_from_before_is_in_the_snapshot() {
-    let server = mongodb_set();
-    let database = server.name();
-    server.run(
-        &database,
-        "db.t.insert_many([{'_id': 1, 'n': 1}, {'_id': 2, 'n': 1}])",
-    );
-    let world = world();
-    apply(&world, &connection(server, &database, "collections: [t]"));
-    events(&world, 2);
-    let (disk, folder) = world.kill();
-    let place = server.run(
-        &database,
-        "with c.start_session() as s:\n\
-         \x20   db.t.update_one({'_id': 1}, {'$set': {'n': 2}}, session=s)\n\
-         \x20   print(s.operation_time.time << 32 | s.operation_time.inc)\n",
-    );
-    let world = World::open(disk, folder);
-    world.apply(&[STREAM]);
-    let place = place.trim().parse().expect("a number");
-    let appended = ("connection:c:stream".into(), place);
-    let update = r#"{"change":"update","_id":1,"n":2}"#.to_owned();
-    world.publish_as(Some(appended), "in/t", &[update]);
-    let again = "collections: [t], again: { t: 1 }";
-    apply(&world, &connection(server, &database, again));
-    server.run(&database, "db.t.insert_one({'_id': 9, 'n': 9})");
-    let wanted = BTreeMap::from([(1, 2), (2, 1), (9, 9)].map(|(id, n)| (Some(id), Some(n))));
-    eventually("all documents", || {
-        let mut rows = BTreeMap::new();
-        for event in world.events("in") {
-            let json = event.json();
-            match json["change"].as_str() {
-                Some("truncate") => rows.clear(),
-                _ => drop(rows.insert(json["_id"].as_i64(), json["n"].as_i64())),
-            }
-        }
-        match rows == wanted {
-            true => Ok(()),
-            false => Err(format!("{rows:?} {:?}", world.source("c"))),
-        }
-    });
 }
 
 #[test]

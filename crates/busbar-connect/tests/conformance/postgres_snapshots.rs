@@ -243,34 +243,6 @@ fn a_table_that_is_emptied_and_filled_before_its_chunk_comes_whole() {
     }
 }
 
-/// A change that was appended before the kill, and whose position was not kept, is left out when it comes again: the row of a
-/// chunk must not be left out for it.
-#[test]
-fn a_row_whose_change_streams_hold_from_before_is_in_the_snapshot() {
-    let db = Followed::new(
-        postgres(),
-        "create table t (id bigint primary key, n bigint not null); insert into t values (1, 1), (2, 1)",
-    );
-    let world = world();
-    apply(&world, &db.connection("tables: [t]"));
-    events(&world, 2);
-    let (disk, folder) = world.kill();
-    db.run("update t set n = 2 where id = 1");
-    let place = db.run("select pg_current_wal_lsn() - '0/0'");
-    let world = World::open(disk, folder);
-    world.apply(&[STREAM]);
-    let place = place.trim().parse().expect("a number");
-    let appended = ("connection:c:stream".into(), place);
-    let update = r#"{"change":"update","id":1,"n":2}"#.to_owned();
-    world.publish_as(Some(appended), "in/t", &[update]);
-    apply(
-        &world,
-        &db.connection("tables: [t], again: { public.t: 1 }"),
-    );
-    db.run("insert into t values (9, 9)");
-    same(&db, &world, "t", "id");
-}
-
 /// A replica that does not answer holds a transaction back from everybody but those who read the log.
 #[test]
 fn a_change_that_others_do_not_see_yet_is_in_a_snapshot_behind_a_kill() {
