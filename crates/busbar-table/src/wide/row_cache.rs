@@ -446,6 +446,8 @@ fn row_of(entry: &FragmentEntry) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::cell::{CellValue, FragmentWriter};
     use super::*;
 
@@ -550,13 +552,18 @@ mod tests {
         let cache = RowCache::new(CACHE_BYTES);
         let loading = cache.load(OF, b"a").unwrap();
         let given_up = cache.load(OF, b"b").unwrap();
+        let (begins, begun) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| {
+                begins.send(()).unwrap();
                 cache.wait(OF, b"a");
                 cache.wait(OF, b"b");
                 cache.wait(OF, b"nobody reads it");
                 (has(&cache, "a"), has(&cache, "b"))
             });
+            begun.recv().unwrap();
+            // Whoever does not wait has looked by then.
+            std::thread::park_timeout(Duration::from_millis(20));
             loading.keep(&[fragment("a", 1, 10)], 2, &WideLayout::plain(), 9);
             drop(given_up);
             assert_eq!(waiting.join().unwrap(), (true, false));
