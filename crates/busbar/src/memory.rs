@@ -1,15 +1,24 @@
 //! Memory of a process that idles, and of one that works.
 //!
 //! Starting plans every flow and registers every function of SQL, which touches most of a large program
-//! once. Large pages make a busy node a third faster and an idle one twice as large. So a node that
-//! idles gives back what it does not use, and takes large pages only while it works.
+//! once, so a node that idles gives back what it does not use. One that works keeps what it frees for a
+//! while: to give it back and take it again costs a page fault for each page.
+//!
+//! A fault on a large page is one on 512 small ones at once: the thread that meets it waits until 2 MB
+//! are zeroed, up to 2 ms where a virtual machine has to find them too, and holds up who waits for it. At
+//! half load that was most of what operations on tables were late by. Large pages make flows with much
+//! state up to a quarter faster, which counts where processors lack: only then a node takes them.
 
 use std::time::{Duration, Instant};
 
 /// Of one core, what a node may use and still count as idle.
 const IDLE_LOAD_MAX: f64 = 0.05;
 /// Of one core, what a node uses that works for its living.
-const BUSY_LOAD_MIN: f64 = 0.25;
+const WORK_LOAD_MIN: f64 = 0.25;
+/// Of all cores, what a node uses that lacks processors.
+const FULL_LOAD_MIN: f64 = 0.9;
+/// Of all cores, what it uses that has enough of them again.
+const FULL_LOAD_END: f64 = 0.75;
 /// Growth since the last time below which giving back is not worth it.
 const GROWTH_BYTES_MIN: usize = 4 << 20;
 /// How often [`Keeper::look`] wants to be called.
@@ -24,8 +33,8 @@ unsafe extern "C" {
 
 /// mimalloc's setting for how many milliseconds free pages are kept for later.
 const PURGE_DELAY: libc::c_int = 15;
-/// What mimalloc takes for it by itself.
-const PURGE_DELAY_MS: libc::c_long = 1000;
+/// What it is in a process that works: tables write out what they hold in memory, and need as much again, within this time.
+const PURGE_DELAY_MS: libc::c_long = 10_000;
 
 /// Watches how much the process works.
 #[derive(Debug)]
@@ -34,35 +43,69 @@ pub struct Keeper {
     used: Duration,
     /// Resident bytes after memory was given back the last time; none before the first time.
     kept: Option<usize>,
-    large_pages: bool,
+    work: Workload,
+    cores: f64,
+}
+
+/// How much a process works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Workload {
+    Idle,
+    Part,
+    Full,
+}
+
+impl Workload {
+    /// What follows when the process has used so much of one core, of so many.
+    fn after(self, load: f64, cores: f64) -> Workload {
+        match self {
+            _ if load <= IDLE_LOAD_MAX => Workload::Idle,
+            _ if load >= cores * FULL_LOAD_MIN => Workload::Full,
+            Workload::Full if load > cores * FULL_LOAD_END => Workload::Full,
+            Workload::Idle if load < WORK_LOAD_MIN => Workload::Idle,
+            _ => Workload::Part,
+        }
+    }
+
+    /// Has the allocator and the system behave accordingly. A kernel that cannot stays as it is.
+    fn begin(self) {
+        let delay = if self == Workload::Idle {
+            0
+        } else {
+            PURGE_DELAY_MS
+        };
+        // SAFETY: settings of mimalloc may be changed at any time; this one is a number read when pages are freed.
+        unsafe { mi_option_set(PURGE_DELAY, delay) };
+        let is_small = libc::c_ulong::from(self != Workload::Full);
+        // SAFETY: this option of prctl reads its arguments as numbers and changes nothing in memory.
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, is_small, 0, 0, 0) };
+    }
 }
 
 impl Keeper {
     /// Begins with small pages: what starting takes is small and scattered.
     pub fn new() -> Keeper {
-        work(false);
+        Workload::Idle.begin();
+        let cores = std::thread::available_parallelism();
         Keeper {
             looked: Instant::now(),
             used: processor_time(),
             kept: None,
-            large_pages: false,
+            work: Workload::Idle,
+            cores: cores.map_or(1.0, |cores| cores.get() as f64),
         }
     }
 
-    /// Takes large pages when the process works, gives memory back when it does not.
+    /// Keeps what is freed when the process works, and gives memory back when it does not.
     pub fn look(&mut self) {
         let (now, used) = (Instant::now(), processor_time());
         let passed = now.duration_since(self.looked).as_secs_f64().max(1e-3);
         let load = used.saturating_sub(self.used).as_secs_f64() / passed;
         (self.looked, self.used) = (now, used);
-        let large_pages = match load {
-            load if load >= BUSY_LOAD_MIN => true,
-            load if load <= IDLE_LOAD_MAX => false,
-            _ => self.large_pages,
-        };
-        if large_pages != self.large_pages {
-            self.large_pages = large_pages;
-            work(large_pages);
+        let work = self.work.after(load, self.cores);
+        if work != self.work {
+            self.work = work;
+            work.begin();
         }
         if load > IDLE_LOAD_MAX {
             return;
@@ -139,18 +182,6 @@ unsafe extern "C" fn discard_program(
     1
 }
 
-/// Lets a process that works have large pages and keep what it frees for a while; one that idles has
-/// small ones and keeps nothing. A kernel that cannot stays as it is.
-fn work(on: bool) {
-    let delay = if on { PURGE_DELAY_MS } else { 0 };
-    // SAFETY: settings of mimalloc may be changed at any time; this one is a number read when pages are freed.
-    unsafe { mi_option_set(PURGE_DELAY, delay) };
-    // SAFETY: this option of prctl reads its arguments as numbers and changes nothing in memory.
-    unsafe {
-        libc::prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(!on), 0, 0, 0);
-    }
-}
-
 fn processor_time() -> Duration {
     // SAFETY: rusage is plain data for which all zeros are valid; getrusage fills it.
     let usage = unsafe {
@@ -213,8 +244,31 @@ mod tests {
         }
         // Its neighbours have other defaults, so a new order of settings would show here.
         // SAFETY: mi_option_get only reads.
-        let delay = || unsafe { mi_option_get(PURGE_DELAY) };
-        assert!([0, PURGE_DELAY_MS].contains(&delay()), "{}", delay());
+        let delay = unsafe { mi_option_get(PURGE_DELAY) };
+        assert!([0, 1_000, PURGE_DELAY_MS].contains(&delay), "{delay}");
+    }
+
+    #[test]
+    fn large_pages_are_for_who_lacks_processors() {
+        let went = |work: Workload, loads: &[f64]| {
+            let mut work = work;
+            let next = loads.iter().map(|load| {
+                work = work.after(*load, 4.0);
+                work
+            });
+            next.collect::<Vec<_>>()
+        };
+        use Workload::{Full, Idle, Part};
+        assert_eq!(
+            went(Idle, &[0.01, 0.1, 0.3, 0.1, 0.05]),
+            [Idle, Idle, Part, Part, Idle]
+        );
+        // Not to and fro about a limit.
+        assert_eq!(
+            went(Part, &[3.5, 3.6, 3.1, 3.0, 3.5]),
+            [Part, Full, Full, Part, Part]
+        );
+        assert_eq!(went(Full, &[0.04, 4.0]), [Idle, Full]);
     }
 
     #[test]
