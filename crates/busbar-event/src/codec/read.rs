@@ -95,7 +95,7 @@ pub fn decode(body: Bytes) -> Result<Batch> {
     let flags = parts.required::<u8>()?;
     let body = match &columns {
         None => Body::Payload(parts.payload()?),
-        Some(fields) => Body::Columns(parts.structure(fields, rows, 0)?),
+        Some(fields) => Body::Columns(parts.columns(fields)?),
     };
     parts.end()?;
 
@@ -357,6 +357,15 @@ impl<'a> Parts<'a> {
             Err(damaged("nulls"))
         } else {
             Ok(payload)
+        }
+    }
+
+    fn columns(&mut self, fields: &Fields) -> Result<StructArray> {
+        let columns = self.structure(fields, self.rows, 0)?;
+        if columns.null_count() > 0 {
+            Err(damaged("nulls"))
+        } else {
+            Ok(columns)
         }
     }
 

@@ -223,6 +223,14 @@ fn a_newer_version_says_so() {
     );
 }
 
+#[test]
+fn a_row_that_is_null_is_refused() {
+    let body = include_bytes!("../../../../fuzz/seeds/batch_decode/null-row.body");
+    let error = decode(Bytes::from_static(body)).unwrap_err();
+    assert_eq!(error.code(), "event.body-damaged");
+    assert!(error.to_string().contains("nulls"), "{error}");
+}
+
 /// The bodies of the first version, which every later one must read.
 ///
 /// After a change of the layout, which needs a new version, `BUSBAR_UPDATE=1 cargo test golden`
