@@ -33,7 +33,7 @@ unsafe extern "C" {
 
 /// mimalloc's setting for how many milliseconds free pages are kept for later.
 const PURGE_DELAY: libc::c_int = 15;
-/// What it is in a process that works: tables write out what they hold in memory, and need as much again, within this time.
+/// That setting in a process that works: memory that is freed is often needed again within this time.
 const PURGE_DELAY_MS: libc::c_long = 10_000;
 
 /// Watches how much the process works.
@@ -47,11 +47,12 @@ pub struct Keeper {
     cores: f64,
 }
 
-/// How much a process works.
+/// How much of the processors a process uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Workload {
     Idle,
     Part,
+    /// All of them.
     Full,
 }
 
@@ -67,8 +68,9 @@ impl Workload {
         }
     }
 
-    /// Has the allocator and the system behave accordingly. A kernel that cannot stays as it is.
-    fn begin(self) {
+    /// Sets how long the allocator keeps what is freed, and whether the system gives large pages. A kernel that cannot do so
+    /// gives them as before.
+    fn apply(self) {
         let delay = if self == Workload::Idle {
             0
         } else {
@@ -85,7 +87,7 @@ impl Workload {
 impl Keeper {
     /// Begins with small pages: what starting takes is small and scattered.
     pub fn new() -> Keeper {
-        Workload::Idle.begin();
+        Workload::Idle.apply();
         let cores = std::thread::available_parallelism();
         Keeper {
             looked: Instant::now(),
@@ -105,7 +107,7 @@ impl Keeper {
         let work = self.work.after(load, self.cores);
         if work != self.work {
             self.work = work;
-            work.begin();
+            work.apply();
         }
         if load > IDLE_LOAD_MAX {
             return;
@@ -242,7 +244,8 @@ mod tests {
         unsafe extern "C" {
             fn mi_option_get(option: libc::c_int) -> libc::c_long;
         }
-        // Its neighbours have other defaults, so a new order of settings would show here.
+        // Its neighbours have other defaults than this one, 1,000, so a new order of settings would show here. Tests of this
+        // process may have set it.
         // SAFETY: mi_option_get only reads.
         let delay = unsafe { mi_option_get(PURGE_DELAY) };
         assert!([0, 1_000, PURGE_DELAY_MS].contains(&delay), "{delay}");
