@@ -108,6 +108,27 @@ pub const WIDE_RELEASE_WATCH: Duration = Duration::from_secs(60);
 /// How often, after that, as long as something is left.
 pub const WIDE_RELEASE_REST: Duration = Duration::from_secs(10);
 
+/// The blocks of a file that was removed are given back in pieces of so many bytes.
+pub const WIDE_REMOVED_BYTES: u64 = 4 << 20;
+
+/// How long the disk serves others between two pieces.
+pub const WIDE_REMOVED_EVERY: Duration = Duration::from_millis(10);
+
+/// So many files that are about to be removed are held open for that.
+pub const WIDE_REMOVED_FILES_MAX: usize = 256;
+
+/// How often files of wide tables that grow are looked at, to hand what was appended to the disk.
+pub const WIDE_WRITEBACK_EVERY: Duration = Duration::from_millis(10);
+
+/// Pieces in which it is handed on.
+pub const WIDE_WRITEBACK_BYTES: u64 = 256 << 10;
+
+/// A file that has not grown for so long is complete.
+pub const WIDE_WRITEBACK_WATCH: Duration = Duration::from_secs(1);
+
+/// So many files are looked at; fjall's one thread makes few at a time.
+pub const WIDE_WRITEBACK_FILES_MAX: usize = 64;
+
 /// Fragments of a row that a scan reads one after the other, before it looks for those that can be seen.
 pub const WIDE_SCAN_FRAGMENTS: usize = 64;
 

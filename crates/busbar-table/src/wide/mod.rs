@@ -16,12 +16,14 @@ mod range_read;
 mod read;
 mod redo;
 mod release;
+mod removed;
 mod row_cache;
 mod scan;
 mod settle;
 mod store;
 mod sweep;
 mod write;
+mod writeback;
 
 use std::fmt;
 use std::sync::Arc;

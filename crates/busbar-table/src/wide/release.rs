@@ -5,26 +5,31 @@
 //! takes as long on some file systems. So one more reference is held to each of them until it is the last one, and is given up
 //! by a thread that holds no lock.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use fjall::{AbstractTree as _, Keyspace};
+use hashbrown::HashSet;
 use parking_lot::Mutex;
 
-use crate::limits::{WIDE_RELEASE_EVERY, WIDE_RELEASE_NICE, WIDE_RELEASE_REST, WIDE_RELEASE_WATCH};
+use super::removed::RemovedFiles;
+use crate::limits::{
+    WIDE_RELEASE_EVERY, WIDE_RELEASE_NICE, WIDE_RELEASE_REST, WIDE_RELEASE_WATCH,
+    WIDE_REMOVED_EVERY,
+};
 
-/// What tables of a database have replaced.
-#[derive(Default)]
+/// What a database and its tables have replaced.
 pub(super) struct Releases {
     state: Arc<ReleaseState>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Default)]
 struct ReleaseState {
+    /// The folder of the database.
+    folder: PathBuf,
     /// The tables that are not held yet.
     added: Mutex<Vec<Keyspace>>,
     /// The thread looks again when it is woken.
@@ -47,6 +52,7 @@ struct HeldVersion {
     /// What fjall removes before it lets go of them.
     note: PathBuf,
     is_let_go: bool,
+    paths: HashSet<PathBuf>,
     _files: Box<dyn Send>,
 }
 
@@ -63,6 +69,20 @@ impl<T: Send + Sync> Held for Arc<T> {
 }
 
 impl Releases {
+    /// Of the database in this folder.
+    pub fn new(folder: &Path) -> Self {
+        let state = ReleaseState {
+            folder: folder.to_owned(),
+            added: Mutex::default(),
+            is_resting: AtomicBool::new(false),
+            must_end: AtomicBool::new(false),
+        };
+        Self {
+            state: Arc::new(state),
+            thread: Mutex::default(),
+        }
+    }
+
     /// Holds what this table is from now on.
     pub fn add(&self, table: &Keyspace) {
         self.state.added.lock().push(table.clone());
@@ -110,18 +130,23 @@ impl ReleaseState {
     fn run(&self) {
         give_way();
         let mut tables: Vec<HeldTable> = Vec::new();
+        let mut removed = RemovedFiles::default();
         let mut watched_until = Instant::now() + WIDE_RELEASE_WATCH;
         loop {
             let added = std::mem::take(&mut *self.added.lock());
             tables.extend(added.into_iter().map(HeldTable::new));
             let mut holds = false;
+            removed.hold_journals(&self.folder);
             for table in &mut tables {
-                if table.look() {
+                if table.look(&mut removed) {
                     watched_until = Instant::now() + WIDE_RELEASE_WATCH;
                 }
                 holds |= table.holds();
             }
-            if Instant::now() < watched_until {
+            removed.look();
+            if removed.give_back() {
+                std::thread::park_timeout(WIDE_REMOVED_EVERY);
+            } else if Instant::now() < watched_until {
                 std::thread::park_timeout(WIDE_RELEASE_EVERY);
             } else {
                 self.is_resting.store(true, Ordering::SeqCst);
@@ -149,8 +174,9 @@ impl HeldTable {
         }
     }
 
-    /// Holds what the table is now, and gives up what nobody else has any more. True where the table has changed.
-    fn look(&mut self) -> bool {
+    /// Holds what the table is now, and gives up what nobody else has any more, files that are removed with it to `removed`.
+    /// True where the table has changed.
+    fn look(&mut self, removed: &mut RemovedFiles) -> bool {
         let mut changed = false;
         let memtable = self.keyspace.tree.active_memtable();
         let number = memtable.id();
@@ -165,24 +191,33 @@ impl HeldTable {
             .last()
             .is_none_or(|last| last.number != number)
         {
+            let tables = files.iter_tables().map(|it| it.path.to_path_buf());
+            let values = files.blob_files.iter().map(|it| it.path().to_owned());
             self.versions.push(HeldVersion {
                 number,
                 note: self.keyspace.path().join(format!("v{number}")),
                 is_let_go: false,
+                paths: tables.chain(values).collect(),
                 _files: Box::new(files),
             });
             changed = true;
         }
         self.memtables.retain(|(_, memtable)| !memtable.is_last());
+        // fjall removes the note a moment before it lets go of the files.
+        let (given_up, kept) = std::mem::take(&mut self.versions)
+            .into_iter()
+            .partition(|version| version.is_let_go);
+        self.versions = kept;
         let newest = self.versions.len() - 1;
-        let mut at = 0;
-        self.versions.retain_mut(|version| {
-            at += 1;
-            // The note is removed a moment before.
-            let was_let_go = version.is_let_go;
-            version.is_let_go = at <= newest && !version.note.exists();
-            !was_let_go
-        });
+        for version in &mut self.versions[..newest] {
+            version.is_let_go = !version.note.exists();
+        }
+        let given_up: Vec<HeldVersion> = given_up;
+        for path in given_up.iter().flat_map(|version| &version.paths) {
+            if !self.versions.iter().any(|it| it.paths.contains(path)) {
+                removed.hold(path);
+            }
+        }
         changed
     }
 
@@ -215,8 +250,13 @@ mod tests {
             .keyspace("t", KeyspaceCreateOptions::default)
             .unwrap();
         let mut held = HeldTable::new(table.clone());
-        assert!(held.look(), "it is new");
-        assert!(!held.look() && !held.holds(), "nothing was replaced");
+        let mut removed = RemovedFiles::default();
+        assert!(held.look(&mut removed), "it is new");
+        assert!(
+            !held.look(&mut removed) && !held.holds(),
+            "nothing was replaced"
+        );
+        let mut given_back = 0;
         let (mut memtables, mut versions) = (0, 0);
         for round in 0..20_u8 {
             table.insert([round], [round]).unwrap();
@@ -224,9 +264,13 @@ mod tests {
             table.major_compact().unwrap();
             memtables += held.memtables.iter().filter(|it| it.1.is_last()).count();
             versions += held.versions.iter().filter(|it| it.is_let_go).count();
-            assert!(held.look(), "memtable and files are others");
+            assert!(held.look(&mut removed), "memtable and files are others");
+            removed.look();
+            given_back += removed.shrinking.len();
+            while removed.give_back() {}
         }
         assert!(memtables > 15 && versions > 15, "{memtables} {versions}");
+        assert!(given_back > 15, "{given_back}");
         assert!(held.memtables.len() < 5 && held.versions.len() < 5);
         let files = std::fs::read_dir(table.path().join("tables")).unwrap();
         assert!(files.count() < 10, "files are removed");
@@ -237,7 +281,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for _ in 0..2 {
             let database = Database::builder(folder.path()).open().unwrap();
-            let releases = Releases::default();
+            let releases = Releases::new(folder.path());
             let table = database.keyspace("t", KeyspaceCreateOptions::default);
             releases.add(&table.unwrap());
             releases.note_write();

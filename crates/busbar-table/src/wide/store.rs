@@ -26,6 +26,7 @@ use super::read::{Stamp, damaged};
 use super::release::Releases;
 use super::row_cache::{Cached, CachedFragments, RowCache, RowsOf};
 use super::sweep::{FragmentState, LiveRow};
+use super::writeback::Writeback;
 use crate::limits::{
     WIDE_APART_BYTES, WIDE_FAMILIES_EVER_MAX, WIDE_LOCK_WAIT, WIDE_ROW_CACHED_BYTES_MAX,
 };
@@ -63,6 +64,7 @@ pub(crate) struct WideStore {
 struct Opened {
     /// Before the database: it holds parts of it.
     releases: Releases,
+    writeback: Writeback,
     database: Database,
     meta: Keyspace,
     tables: RwLock<HashMap<String, Arc<StoredTable>>>,
@@ -199,8 +201,11 @@ impl WideStore {
         };
         let meta = database.keyspace(META, KeyspaceCreateOptions::default);
         let meta = meta.map_err(failed)?;
+        let writeback = Writeback::start();
+        writeback.add(&meta);
         Ok(Opened {
-            releases: Releases::default(),
+            releases: Releases::new(&self.folder),
+            writeback,
             database,
             meta,
             tables: RwLock::default(),
@@ -221,6 +226,7 @@ impl WideStore {
         let number = self.numbered.fetch_add(1, Ordering::Relaxed);
         let made = tables.entry(table.to_owned()).or_insert_with(|| {
             opened.releases.add(&cells);
+            opened.writeback.add(&cells);
             let changes = AtomicU64::new(0);
             Arc::new(StoredTable {
                 number,
@@ -605,7 +611,7 @@ impl StoredPicture {
 }
 
 /// Large values are in files of their own, so that merging the others does not write them again.
-fn cells_options() -> KeyspaceCreateOptions {
+pub(super) fn cells_options() -> KeyspaceCreateOptions {
     let apart = KvSeparationOptions::default().separation_threshold(WIDE_APART_BYTES);
     KeyspaceCreateOptions::default().with_kv_separation(Some(apart))
 }
