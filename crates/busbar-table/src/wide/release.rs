@@ -5,6 +5,7 @@
 //! takes as long on some file systems. So one more reference is held to each of them until it is the last one, and is given up
 //! by a thread that holds no lock.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,8 +50,8 @@ struct HeldTable {
 /// The files of a table as they were.
 struct HeldVersion {
     number: u64,
-    /// What fjall removes before it lets go of them.
-    note: PathBuf,
+    /// fjall has let go of them, and of the versions that follow until the next one that is held: some are missed between two
+    /// looks, and have the same files.
     is_let_go: bool,
     paths: HashSet<PathBuf>,
     _files: Box<dyn Send>,
@@ -195,7 +196,6 @@ impl HeldTable {
             let values = files.blob_files.iter().map(|it| it.path().to_owned());
             self.versions.push(HeldVersion {
                 number,
-                note: self.keyspace.path().join(format!("v{number}")),
                 is_let_go: false,
                 paths: tables.chain(values).collect(),
                 _files: Box::new(files),
@@ -203,14 +203,14 @@ impl HeldTable {
             changed = true;
         }
         self.memtables.retain(|(_, memtable)| !memtable.is_last());
-        // fjall removes the note a moment before it lets go of the files.
+        // fjall removes a version's note a moment before it lets go of the files.
         let (given_up, kept) = std::mem::take(&mut self.versions)
             .into_iter()
             .partition(|version| version.is_let_go);
         self.versions = kept;
-        let newest = self.versions.len() - 1;
-        for version in &mut self.versions[..newest] {
-            version.is_let_go = !version.note.exists();
+        let numbers: Vec<u64> = self.versions.iter().map(|it| it.number).collect();
+        for (version, next) in self.versions.iter_mut().zip(&numbers[1..]) {
+            version.is_let_go = !has_note(self.keyspace.path(), version.number..*next);
         }
         let given_up: Vec<HeldVersion> = given_up;
         for path in given_up.iter().flat_map(|version| &version.paths) {
@@ -225,6 +225,11 @@ impl HeldTable {
     fn holds(&self) -> bool {
         self.memtables.len() + self.versions.len() > 2
     }
+}
+
+/// Whether fjall still has one of these versions of the table in this folder.
+fn has_note(folder: &Path, mut numbers: Range<u64>) -> bool {
+    numbers.any(|number| folder.join(format!("v{number}")).exists())
 }
 
 /// Lets this thread have what others leave of the processor. Nobody waits for it: it holds no lock.
@@ -274,6 +279,60 @@ mod tests {
         assert!(held.memtables.len() < 5 && held.versions.len() < 5);
         let files = std::fs::read_dir(table.path().join("tables")).unwrap();
         assert!(files.count() < 10, "files are removed");
+    }
+
+    #[test]
+    fn versions_that_no_look_has_seen_have_files_too() {
+        let folder = tempfile::tempdir().unwrap();
+        for (note, has) in [("v2", false), ("v6", false), ("v3", true), ("v5", true)] {
+            let path = folder.path().join(note);
+            std::fs::File::create(&path).unwrap();
+            assert_eq!(has_note(folder.path(), 3..6), has, "{note}");
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_snapshot_keeps_behind_a_look_is_not_left_to_fjall() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::builder(folder.path()).open().unwrap();
+        let table = database
+            .keyspace("t", KeyspaceCreateOptions::default)
+            .unwrap();
+        let flush = |key: u8| {
+            table.insert([key], [key]).unwrap();
+            table.rotate_memtable_and_wait().unwrap();
+        };
+        let mut held = HeldTable::new(table.clone());
+        let mut removed = RemovedFiles::default();
+        flush(1);
+        held.look(&mut removed);
+        let seen = held.versions.last().unwrap().number;
+        let paths = held.versions.last().unwrap().paths.clone();
+        assert_eq!(paths.len(), 1);
+        // No look sees this version, and somebody reads it while the files are merged.
+        flush(2);
+        let snapshot = database.snapshot();
+        flush(3);
+        table.major_compact().unwrap();
+        for _ in 0..3 {
+            held.look(&mut removed);
+        }
+        assert_eq!(
+            held.versions[0].number, seen,
+            "the one that was missed has its file"
+        );
+        drop(snapshot);
+        for key in 4..20 {
+            flush(key);
+            table.major_compact().unwrap();
+            held.look(&mut removed);
+            assert!(
+                held.versions[0].number > seen || paths.iter().all(|it| it.exists()),
+                "removed by fjall"
+            );
+        }
+        assert!(held.versions[0].number > seen, "given up in the end");
     }
 
     #[test]
