@@ -42,11 +42,13 @@ impl RemovedFiles {
     }
 
     /// Looks for files that were removed since. They have no name any more, so nobody can open them again, and fjall has
-    /// closed them or never reads them again.
+    /// closed them or never reads them again. Both the count of names and the name are asked for: some file systems count
+    /// no names, and a file that is there must never be shortened.
     pub fn look(&mut self) {
-        let removed = self
-            .held
-            .extract_if(|_, file| file.metadata().is_ok_and(|about| about.nlink() == 0));
+        let removed = self.held.extract_if(|path, file| {
+            file.metadata().is_ok_and(|about| about.nlink() == 0)
+                && matches!(path.try_exists(), Ok(false))
+        });
         self.shrinking.extend(removed.map(|(_, file)| file));
     }
 
@@ -86,6 +88,10 @@ mod tests {
             assert!(!files.give_back(), "both are there");
         }
         let watched = File::open(&removed).unwrap();
+        std::fs::remove_file(&removed).unwrap();
+        File::create(&removed).unwrap();
+        files.look();
+        assert!(!files.give_back(), "there is one of this name");
         std::fs::remove_file(&removed).unwrap();
         files.look();
         let mut lengths = Vec::new();

@@ -31,10 +31,10 @@ use crate::limits::{
 
 /// The files of a database that grow. Dropped, it ends its thread.
 pub(super) struct Writeback {
-    watched: Option<(Arc<Watched>, JoinHandle<()>)>,
+    watched: Option<(Arc<WatchedFolders>, JoinHandle<()>)>,
 }
 
-struct Watched {
+struct WatchedFolders {
     /// Tells of files that were made.
     notices: OwnedFd,
     /// Written to when the thread must end.
@@ -55,7 +55,7 @@ struct GrowingFile {
 impl Writeback {
     /// Starts the thread. Where the system refuses it, files are written when they are complete.
     pub fn start() -> Self {
-        let started = Watched::new().and_then(|watched| {
+        let started = WatchedFolders::new().and_then(|watched| {
             let watched = Arc::new(watched);
             let run = Arc::clone(&watched);
             let thread = std::thread::Builder::new()
@@ -97,7 +97,7 @@ impl Drop for Writeback {
     }
 }
 
-impl Watched {
+impl WatchedFolders {
     fn new() -> io::Result<Self> {
         Ok(Self {
             notices: inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?,
