@@ -377,8 +377,8 @@ fn a_step_of_a_flow_is_bounded_for_each_batch() {
         time_max: Duration::from_millis(500),
         ..limits
     };
-    // 8000 to the third pairs, none of which fits: no machine is fast enough,
-    // and the join gives nothing on, between which it could be stopped.
+    // No machine compares 512 thousand million pairs in that time. None of them
+    // fits, so the join emits no batch before its end.
     let mut slow = compile(
         "select count(*) from input c \
          join (select a.n + b.n as n from input a, input b) d on c.n < d.n - 100000",

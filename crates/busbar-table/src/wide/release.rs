@@ -204,7 +204,7 @@ impl HeldTable {
         }
         self.memtables.retain(|(_, memtable)| !memtable.is_last());
         // fjall removes a version's note a moment before it lets go of the files.
-        let (given_up, kept) = std::mem::take(&mut self.versions)
+        let (given_up, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.versions)
             .into_iter()
             .partition(|version| version.is_let_go);
         self.versions = kept;
@@ -212,7 +212,7 @@ impl HeldTable {
         for (version, next) in self.versions.iter_mut().zip(&numbers[1..]) {
             version.is_let_go = !has_note(self.keyspace.path(), version.number..*next);
         }
-        let given_up: Vec<HeldVersion> = given_up;
+        // fjall removes those that no other version has when the last reference to them is dropped, at the end of this function.
         for path in given_up.iter().flat_map(|version| &version.paths) {
             if !self.versions.iter().any(|it| it.paths.contains(path)) {
                 removed.hold(path);

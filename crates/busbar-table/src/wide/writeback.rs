@@ -1,7 +1,7 @@
 //! Begins to write fjall's files to the disk while they grow.
 //!
-//! fjall asks the disk for a file when it is complete. Then tens of megabytes stand in the disk's queue at once, and what
-//! commits and reads wait for stands behind them. So the folders of tables are watched here, and what was appended to a file is
+//! fjall calls fsync for a file when it is complete. Then tens of megabytes are in the disk's queue at once, and the requests of
+//! commits and reads wait behind them. So the folders of tables are watched here, and what was appended to a file is
 //! handed to the disk in small pieces. Nothing depends on it: fjall still waits until the file is on the disk, and learns of
 //! errors through its own handle.
 
